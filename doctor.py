@@ -38,7 +38,8 @@ from agents.setup.plan import make_plan
 from conf.loading import changed_keys, compose_train, explicit_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
-from envs.suites import SUITES, EnvConfig, get_suite, make_spec
+from envs.suite import EnvConfig
+from envs.suites import SUITES, get_suite, make_spec
 from envs.trial import Trial, try_task
 from system.errors import InputError
 
@@ -115,13 +116,12 @@ def check_engines(wanted: dict[str, Engine]) -> dict[str, dict[str, str]]:
     Each import runs in a separate process, several in parallel, because some take seconds and some print or end their process.
     """
     with ThreadPoolExecutor() as threads:
-        return dict(zip(wanted, threads.map(_check_engine, wanted, wanted.values()), strict=True))
-
-
-def _check_engine(module: str, engine: Engine) -> dict[str, str]:
-    problem = _import_problem(module)
-    version = "" if problem == _ABSENT else _version(engine.package)
-    return {"version": version, "problem": problem, "install": engine.install}
+        problems = dict(zip(wanted, threads.map(_import_problem, wanted), strict=True))
+    versions = {name: "" if problems[name] == _ABSENT else _version(wanted[name].package) for name in wanted}
+    return {
+        name: {"version": versions[name], "problem": problems[name], "install": engine.install}
+        for name, engine in wanted.items()
+    }
 
 
 def _import_problem(module: str) -> str:
@@ -265,13 +265,11 @@ def _run_rows(found: dict[str, Any]) -> _Rows:
 
 def play_tasks(config: EnvConfig, env: EnvSpec) -> list[Trial]:
     """Plays a few steps of each task, until _PLAY_SECONDS have passed."""
-    trials, began = [], time.monotonic()
-    for number, task in enumerate(env.tasks):
-        if time.monotonic() - began > _PLAY_SECONDS:
-            trials.append(Trial(task, "not played, because the other tasks took too long"))
-        else:
-            trials.append(try_task(config, env, number))
-    return trials
+    late, until = "not played, because the other tasks took too long", time.monotonic() + _PLAY_SECONDS
+    return [
+        Trial(task, late) if time.monotonic() > until else try_task(config, env, number)
+        for number, task in enumerate(env.tasks)
+    ]
 
 
 if __name__ == "__main__":

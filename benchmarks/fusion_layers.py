@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from agents.fusion import FUSIONS, OPTIONS, SPATIAL_FUSIONS, Fusion, MultiplicativeInteraction, Segments
+from agents.fusion import FUSIONS, OPTIONS
+from agents.fusion.base import Fusion
+from agents.fusion.multiplicative import MultiplicativeInteraction
+from agents.fusion.segments import Segments
+from agents.fusion.spatial import SPATIAL_FUSIONS
 from benchmarks.options import Row
 from benchmarks.turns import cost, microseconds, ratios, take_turns
 

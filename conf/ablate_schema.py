@@ -27,8 +27,7 @@ class AblateConfig(TrainConfig):
         folders: Run folders, or folders of run folders: writes a report on them in `folder` (empty = runs/comparison) and starts no run.
         episodes: Evaluation episodes per task.
         evaluation_seed: Root of the evaluation seeds; all runs play the same episodes.
-        greedy: As in evaluate.py.
-        probe: As in evaluate.py, for every run; empty = none. It is skipped if there is one context only.
+        greedy, probe: As in evaluate.py, for every run. A probe is skipped if there is one context only.
         measure: Measure of the comparison, one of MEASURES. `auto`: the score if every task has one, else success, else return.
         threshold: Value of the measure for "frames and seconds to threshold"; None = chosen from the results
             (ablation.analysis.efficiency).

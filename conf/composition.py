@@ -50,17 +50,15 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
             )
         if argument.startswith(("+", "~")):
             raise InputError(f"{argument} adds or removes a key: every key is there already, write key=value.")
-    overrides = [quote_text_value(override) for override in overrides]
+    overrides = list(map(quote_text_value, overrides))
     parsed = parse_overrides(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         for override in parsed:
             # Presets of ablate.py set keys that other programs lack.
-            names = [
-                choice
-                for choice in _list_names(override.key_or_group)
-                if name == "ablate" or not choice.startswith("ablate_")
-            ]
+            names = _list_names(override.key_or_group)
+            if name != "ablate":
+                names = [choice for choice in names if not choice.startswith("ablate_")]
             if names and override.value() not in names:
                 raise unknown_name(override.key_or_group, override.get_value_string(), names)
         choices = [override for override in parsed if _list_names(override.key_or_group)]
@@ -75,7 +73,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
             return config
         try:
             # Hydra composes all overrides, slowly, and raises the error with the reason.
-            return compose(name, overrides=list(overrides))
+            return compose(name, overrides=overrides)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _explain(error, name, overrides) from error
 

@@ -123,9 +123,7 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
 
 def explicit_keys(overrides: Sequence[str]) -> set[str]:
     """Keys and groups that `overrides` name themselves, without the keys in the files of a group."""
-    return {
-        override.key_or_group for override in parse_overrides([quote_text_value(override) for override in overrides])
-    }
+    return {override.key_or_group for override in parse_overrides(list(map(quote_text_value, overrides)))}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -210,9 +208,7 @@ def _check_lists(config: Any, prefix: str) -> None:
         value, (member, *_) = getattr(config, field.name), (*get_args(hints[field.name]), object)
         if dataclasses.is_dataclass(value):
             _check_lists(value, f"{prefix}{field.name}.")
-        elif (
-            isinstance(value, list)
-            and member in (int, float, str)
-            and not all(isinstance(one, member) for one in value)
-        ):
+        elif isinstance(value, list) and member in (int, float, str):
+            if all(isinstance(one, member) for one in value):
+                continue
             raise InputError(f"{prefix}{field.name}={value} is not a list of type {member.__name__} only: give one.")

@@ -30,8 +30,7 @@ class PopulationConfig(TrainConfig):
             conf.names.EPISODE_WINDOW.
         learning_rates: Lowest and highest initial value, log-uniform between; empty = the learner's value, never perturbed.
         entropy_costs: As learning_rates.
-        parallel: As in ablate.py.
-        node_runtime: As in ablate.py.
+        parallel, node_runtime: As in ablate.py.
         folder: Folder of the population; empty = runs/population-<suite>. An existing population continues.
     """
 

@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 
 
 def deal(weights: Sequence[float], count: int) -> list[tuple[int, int]]:
-    """Assigns `count` slots to tasks in proportion to `weights` [K]. Every prefix of the result is in proportion, too.
+    """Assigns `count` slots to tasks in proportion to `weights` [K]: (task id, index among the slots of that task) of each slot.
 
-    With equal weights the tasks alternate: 0, 1, ..., K - 1, 0, ...
-
-    Returns:
-        (task id, index among the slots of that task) of each slot.
+    Every prefix of the result is in proportion, too. With equal weights the tasks alternate: 0, 1, ..., K - 1, 0, ...
     """
     shares = np.asarray(weights, np.float64) / np.sum(weights)
     dealt = np.zeros(len(shares), np.int64)
@@ -34,9 +31,7 @@ class FrameBalance:
     ends, its slot changes to the task with the lowest account, if its own task is ahead of it by more than the length of one of its
     episodes. Otherwise it stays, because a change may require another environment. The choices follow from the counts alone.
 
-    Args:
-        steps: Number of steps of every task before, [K].
-        tasks: First task of every slot, [S].
+    `steps` [K] is the number of steps of every task before, `tasks` [S] the first task of every slot.
     """
 
     def __init__(self, steps: Sequence[int], tasks: NDArray[np.int32]) -> None:

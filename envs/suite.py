@@ -87,11 +87,7 @@ def check_installed(suite: str, *modules: str) -> None:
 
 
 def expand_tasks(tasks: list[str], presets: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The task names meant by `tasks`, with presets replaced by their tasks.
-
-    Raises:
-        InputError: The list is empty or names a task twice.
-    """
+    """The task names meant by `tasks`, with presets replaced by their tasks; InputError if there are none, or one twice."""
     names = tuple(name for entry in tasks for name in presets.get(entry, (entry,)))
     if not names:
         raise InputError("env.tasks=[] names no task: give at least one task or preset of the suite.")

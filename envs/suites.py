@@ -17,8 +17,6 @@ from envs.vector import MultitaskVectorEnv
 from envs.vizdoom.suite import VIZDOOM
 from system.errors import unknown_name
 
-__all__ = ["SUITES", "EnvConfig", "Suite", "get_suite", "make_env", "make_spec", "settle"]
-
 SUITES: dict[str, Suite] = {
     "babyai": BABYAI,
     "conditional": CONDITIONAL,

@@ -19,13 +19,9 @@ _MOST_DIFFERENCES = 3
 
 
 class Trial(NamedTuple):
-    """The result of playing a task.
+    """The result of playing a task: a short description of what was seen, and the exception in one line.
 
-    Attributes:
-        task: Its name.
-        seen: A short description of the observations, rewards and actions.
-        differences: The first violations of its spaces, and numbers that are not finite.
-        failure: The exception in one line; "" if none.
+    `differences` are the first violations of its spaces, and numbers that are not finite.
     """
 
     task: str

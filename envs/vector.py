@@ -107,12 +107,9 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
     def balance_frames(self, steps: Sequence[int]) -> None:
         """From the next `reset` on, slots change their tasks between episodes so that all tasks get equal numbers of steps
-        (`envs.schedule.FrameBalance`). Requires a SlotEngine (`EnvSpec.switches_tasks`).
+        (`envs.schedule.FrameBalance`). Requires a SlotEngine (`EnvSpec.switches_tasks`). Every task has got `steps` [K] so far.
 
         `Slot.task` is then only the first task of a slot. No two slots may have the same `Slot.index`.
-
-        Args:
-            steps: Steps that every task has got so far, [K].
         """
         assert self._slot_engine
         self._steps_before = tuple(steps)
@@ -147,11 +144,7 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         return self._observe(), self._info(nan, np.zeros(self.num_envs, np.int32), nan)
 
     def write_into(self, arrays: Arrays) -> None:
-        """From the next `step` on, writes the observation into these arrays [S, ...]; saves a copy of large images.
-
-        Args:
-            arrays: Keys of WRITTEN_IN_PLACE; shape and dtype as in the observation space.
-        """
+        """From the next `step` on, writes the keys of WRITTEN_IN_PLACE into these arrays [S, ...]; saves a copy of large images."""
         self._engine.observation.update(arrays)
 
     def step(
@@ -184,11 +177,9 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         """Random legal actions of all slots, from the random numbers of `single_action_space`."""
         spec, actions = self.spec_of_suite, []
         for slot, task in enumerate(observation["task"]):
-            legal = (
-                observation["action_mask"][slot]
-                if "action_mask" in observation
-                else np.ones(spec.num_actions, np.bool_)
-            )
+            legal = np.ones(spec.num_actions, np.bool_)
+            if "action_mask" in observation:
+                legal = observation["action_mask"][slot]
             if spec.action_kind == "discrete":
                 legal = legal & (np.arange(spec.num_actions) < spec.action_counts[task])
             actions.append(sample_legal(self.single_action_space, legal))

@@ -25,7 +25,10 @@ from torch import Tensor, nn
 from ablation.analysis.numbers import count
 from ablation.analysis.numbers import estimate as with_interval
 from ablation.analysis.results import Estimate
-from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, MultiplicativeInteraction
+from agents.fusion.additive import Concat, ConcatMLP
+from agents.fusion.base import Fusion
+from agents.fusion.gating import Diagonal
+from agents.fusion.multiplicative import LowRank, MultiplicativeInteraction
 from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import SyntheticConfig
 from studies.data.targets import FUNCTIONS, outputs

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from agents.fusion import MultiplicativeInteraction
+from agents.fusion.multiplicative import MultiplicativeInteraction
 from benchmarks import bound, environment, fusion, fusion_layers, gpu, learners, network, scaling, throughput
 from benchmarks.batches import collect, synthetic, updates
 from benchmarks.cases import configured

@@ -9,12 +9,13 @@ import torch
 from pairwise import pairwise
 
 from agents.acting.policy import Policy
-from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS, SPATIAL_FUSIONS
-from agents.network.context import CONTEXTS
+from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS
+from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
 from agents.setup.builder import build_network
 from conf.loading import compose_train
+from conf.names import CONTEXTS
 from conf.schema import TrainConfig
 from envs.spec import ArraySpec, EnvSpec
 from envs.suites import SUITES, make_spec

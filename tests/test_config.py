@@ -12,15 +12,14 @@ from omegaconf import OmegaConf
 
 import conf
 from agents.evaluation.probes import ALL, PROBES
-from agents.fusion import FUSION_NAMES, FUSIONS, KEYS, SITES, SPATIAL_FUSIONS
+from agents.fusion import FUSION_NAMES, FUSIONS, SITES
+from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.learning.advantages import NORMALIZATIONS
 from agents.learning.losses import LOSSES
 from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.rewards import REWARD_TRANSFORMS
 from agents.learning.vtrace import PG_BOOTSTRAPS
-from agents.network.context import CONTEXTS, TASK_ENCODINGS
 from agents.network.core import CORES
-from agents.network.initialization import INITIALIZATIONS
 from agents.network.torso import TORSOS
 from agents.run.metrics import WINDOW
 from conf import composition, names
@@ -34,7 +33,7 @@ from conf.loading import (
     train_from_dict,
     train_part,
 )
-from conf.names import RUNTIMES
+from conf.names import CONTEXTS, RUNTIMES
 from envs.suites import SUITES
 from system.errors import InputError
 
@@ -70,12 +69,8 @@ def refusal(*overrides: str) -> str:
         (names.SPATIAL_FUSIONS, SPATIAL_FUSIONS),
         (names.FUSIONS, FUSION_NAMES),
         (names.SITES, SITES),
-        (names.ATTENTION_KEYS, KEYS),
-        (names.CONTEXTS, CONTEXTS),
-        (names.TASK_ENCODINGS, TASK_ENCODINGS),
         (names.CORES, CORES),
         (names.TORSOS, TORSOS),
-        (names.INITIALIZATIONS, INITIALIZATIONS),
         (names.OPTIMIZERS, OPTIMIZERS),
         (names.REWARD_TRANSFORMS, REWARD_TRANSFORMS),
         (names.PG_BOOTSTRAPS, PG_BOOTSTRAPS),

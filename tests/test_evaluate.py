@@ -21,7 +21,7 @@ from agents.evaluation import episodes, video
 from agents.evaluation.episodes import SavedAgent, evaluation_spec, load_agent, quotas, seat
 from agents.evaluation.intervals import interval
 from agents.evaluation.report import mean, results_folder
-from agents.fusion import Segments
+from agents.fusion.segments import Segments
 from agents.storage.checkpoint import find_checkpoint
 from conf.schema import EvaluateConfig
 from envs.engines.base import Arrays, Outcome

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.fusion import FUSIONS, SPATIAL_FUSIONS
+from agents.fusion import FUSIONS
+from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.network.core import CORES
 from agents.runtime.base import StreamPositions
 from agents.setup.builder import build_learner, build_network, build_runtime

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion import Segments
+from agents.fusion.segments import Segments
 from agents.network.actions import action_distribution
 from agents.network.core import CORES
 from agents.setup.builder import build_network

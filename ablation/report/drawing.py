@@ -99,12 +99,9 @@ class Hover(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """One pair of axes.
+    """One pair of axes, `size` in inches; `label` describes it to screen readers.
 
-    Attributes:
-        label: Description for screen readers.
-        size: Inches.
-        draw: Draws on the axes. Tick labels beside the axes must not depend on the size of the axes.
+    `draw` draws on the axes. Tick labels beside them must not depend on their size.
     """
 
     label: str
@@ -314,10 +311,9 @@ def _inline(element: ElementTree.Element, name: str) -> None:
         plain = key.rpartition("}")[2]
         if plain == "id" and value.startswith(_OF_VARIANT):
             attributes["data-variant"] = value.removeprefix(_OF_VARIANT)
-        elif plain == "id":
-            # No reference points to a group.
-            if element.tag != "g":
-                attributes["id"] = f"{name}-{value}"
+        # No reference points to a group.
+        elif plain == "id" and element.tag != "g":
+            attributes["id"] = f"{name}-{value}"
         elif plain == "href":
             attributes["href"] = f"#{name}-{value.removeprefix('#')}"
         elif plain == "style":
@@ -330,7 +326,7 @@ def _inline(element: ElementTree.Element, name: str) -> None:
             # matplotlib rotates every text, most of them by 0.
             if not short.startswith("rotate(-0 "):
                 attributes[plain] = short
-        else:
+        elif plain != "id":
             attributes[plain] = value
     element.attrib = attributes
 

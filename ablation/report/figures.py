@@ -38,12 +38,9 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """One figure.
+    """One figure, with a `legend` of the variants, or `folded`: shown on demand only.
 
-    Attributes:
-        data: Name of the CSV that has its numbers, if it is another one than that of the figure.
-        legend: Whether the figure needs a legend of the variants.
-        folded: Whether the page shows it on demand only.
+    `data` is the name of the CSV that has its numbers, if it is another one than that of the figure.
     """
 
     name: str

@@ -42,15 +42,7 @@ _PIXELS_PER_INCH = 115
 """Largest scale of a panel, at which its letters are as large as the text."""
 
 _OF_RUN = (
-    "name",
-    "variant",
-    "seed",
-    "values",
-    "probed",
-    "episodes",
-    "parameters",
-    "multiply_adds",
-    "frames",
+    *("name", "variant", "seed", "values", "probed", "episodes", "parameters", "multiply_adds", "frames"),
     "provenance",
 )
 _TIMES_OF_RUN = ("name", "seconds", "frames_per_second")
@@ -168,8 +160,7 @@ def to_json(results: Results, analysis: Analysis, configs: Configs, cautions: tu
             "paces": _part(paces, timing=True),
         },
     }
-    plain_content: dict[str, Any] = finite_or_null(plain(content))
-    return plain_content
+    return finite_or_null(plain(content))  # type: ignore[no-any-return]
 
 
 def _part(row: Mapping[str, Any], *, timing: bool) -> dict[str, Any]:

@@ -59,12 +59,8 @@ def _csv_text(value: Any) -> str:
 
 
 class Table(NamedTuple):
-    """A table: `data` has its numbers.
-
-    Attributes:
-        title: Empty if only the CSV file is written.
-        head, rows: Text of the columns' names and of the cells; the first cell of a row is the row's name.
-        numeric: Whether all cells but the first of a row are numbers.
+    """A table: `data` has its numbers, `head` and `rows` the text of the columns' names and of the cells. Without a title only the CSV
+    file is written. The first cell of a row is the row's name; `numeric`: all others are numbers.
     """
 
     data: Data
@@ -173,9 +169,7 @@ def _estimates(
 ) -> Table:
     """Estimates by variant and a second key: a row for each variant, or a column if `turned`.
 
-    Args:
-        kind, value: Column names of the second key and of the estimates.
-        keys: The second keys to show; `names` are those in the head of the page's table.
+    `kind` and `value` are the column names of the second key and of the estimates; `names` are those of `keys` in the head of the table.
     """
     data = [(variant, key, *estimate) for variant, row in found.items() for key, estimate in row.items()]
     texts = [(*row[:2], numbers.estimate(Estimate(*row[2:]), write)) for row in data]
@@ -297,12 +291,7 @@ def _efficiency(results: Results, analysis: Analysis, write: Write) -> list[Tabl
     """Frames and time to the threshold: of each variant, of each run, and compared between the variants."""
     threshold, speed = float(analysis.threshold), "frames_per_second"
     frames_until, time_until = numbers.until(numbers.count), numbers.until(numbers.duration)
-    samples: list[Row] = []
-    sample_texts: list[Row] = []
-    sample_runs: list[Row] = []
-    times: list[Row] = []
-    time_texts: list[Row] = []
-    time_runs: list[Row] = []
+    samples, sample_texts, sample_runs, times, time_texts, time_runs = ([] for _ in range(6))
     for variant, one in analysis.efficiency.items():
         runs = len(one.frames_to)
         samples.append((variant, runs, one.reached, threshold, float(one.frames_to_median), *one.area))

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.fusion import Segments
 from agents.fusion.device_transfer import Packing, pinned, send
+from agents.fusion.segments import Segments
 from agents.network.agent import AgentNetwork, Modulations
 
 _SEEN_BEFORE = 2

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.acting.cuda_graphs import ActingStep
-from agents.fusion import Segments
 from agents.fusion.device_transfer import send
 from agents.fusion.padding import bucket_size
+from agents.fusion.segments import Segments
 from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import Contexts

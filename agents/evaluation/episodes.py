@@ -112,11 +112,7 @@ class Episode(NamedTuple):
 
 
 class Episodes(list[Episode]):
-    """The counted episodes of a task, ordered by slot, then by time.
-
-    Attributes:
-        interrupted: Number of episodes that were broken off, because a number was not finite, and replaced by others.
-    """
+    """The counted episodes of a task, ordered by slot, then by time; `interrupted` more were broken off, because of numbers not finite."""
 
     def __init__(self, episodes: Iterable[Episode] = (), interrupted: int = 0) -> None:
         super().__init__(episodes)
@@ -124,11 +120,7 @@ class Episodes(list[Episode]):
 
 
 class StoppedError(InputError):
-    """A task that cannot be evaluated to the end.
-
-    Attributes:
-        episodes: The episodes played before the error.
-    """
+    """A task that cannot be evaluated to the end, and the `episodes` that were played before."""
 
     def __init__(self, message: str, episodes: Episodes) -> None:
         super().__init__(message)
@@ -136,24 +128,18 @@ class StoppedError(InputError):
 
 
 def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = ()) -> SavedAgent:
-    """Reads a checkpoint for evaluation.
+    """Reads a checkpoint to evaluate `tasks`, which the command line names.
 
-    Args:
-        allowed: Modules and wrappers that its configuration may name (conf/allowlist.py), besides those named by `tasks`.
-        tasks: The tasks to evaluate, from the command line.
-
-    Raises InputError if it cannot be read (agents/storage/checkpoint.py), is inconsistent, or names something that is not allowed.
+    Its configuration may name the modules and wrappers `allowed` (conf/allowlist.py), and those that `tasks` name. Raises InputError if it
+    names others, cannot be read (agents/storage/checkpoint.py), or is inconsistent.
     """
     content = load_checkpoint(path)
     config = train_from_dict(content["config"], f"checkpoint {path}")
     env = env_from_dict(content["env"])
     if env.suite != config.env.name:
         raise _damaged(path, f"its configuration is of suite {config.env.name} and its tasks are of suite {env.suite}")
-    given = [
-        name
-        for name, key in external_names(dataclasses.replace(config.env, tasks=list(tasks))).items()
-        if key == "env.tasks"
-    ]
+    named = external_names(dataclasses.replace(config.env, tasks=list(tasks)))
+    given = [name for name, key in named.items() if key == "env.tasks"]
     # The file holds two lists of tasks, and both are used.
     for settings in (config.env, dataclasses.replace(config.env, tasks=list(env.tasks))):
         check_external_names(settings, [*allowed, *given], f"checkpoint {path}")
@@ -320,11 +306,9 @@ class _Tally:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all slots have reached their quota."""
         return not (self._counted < self.quota).any()
 
     def episodes(self) -> Episodes:
-        """The counted episodes."""
         return Episodes(itertools.chain(*self._played), self._interrupted)
 
     def add(self, trajectory: Trajectory, faults: Sequence[Fault], advance: Callable[[], object]) -> None:

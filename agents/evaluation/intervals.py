@@ -18,6 +18,7 @@ equal and the range is unknown, there is no interval.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -66,11 +67,7 @@ def interval(
         return None
     if over is None and all(np.isin(sample, ends).all() for sample, ends in zip(data, ranges, strict=True)):
         return _of_two_values(data, len(samples), ranges, weight)
-    return _of_any_values(data, len(samples), over or _mean, ranges, weight)
-
-
-def _mean(means: Array) -> Any:
-    return means.mean(axis=0)
+    return _of_any_values(data, len(samples), over or partial(np.mean, axis=0), ranges, weight)
 
 
 def _signs(number: int, first: int) -> Array:
@@ -87,8 +84,8 @@ def _of_two_values(data: Samples, first: int, ranges: Sequence[Interval], weight
     # Subtracted shares count their failures: -p = (1 - p) - 1.
     counts = np.where(scale > 0, high_ones, episodes - high_ones)
     start, width = float(np.sum(factors * low) + scale[scale < 0].sum()), float(np.abs(scale).sum())
-    found = of_shares(counts, episodes, np.abs(scale) / width, weight)
-    return start + width * float(found[0]), start + width * float(found[1])
+    least, most = of_shares(counts, episodes, np.abs(scale) / width, weight)
+    return start + width * float(least), start + width * float(most)
 
 
 def of_shares(successes: Array, episodes: Array, weights: Array, weight: float = WEIGHT) -> tuple[Array, Array]:

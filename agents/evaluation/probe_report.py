@@ -30,25 +30,16 @@ from conf.schema import EvaluateConfig
 from envs.spec import EnvSpec
 from system.errors import InputError
 
-NO_SCORES: Scores = {}
-
 # Separates the random numbers of swaps from those of the sampled actions, which share `stream`.
 _SWAPS = 1
 
 
 class Probing:
-    """The probes of one evaluation.
-
-    Args:
-        agent, spec, config: Of the evaluation.
+    """The probes of one evaluation. InputError if a probe would give the agent its true context.
 
     Attributes:
         names: Of the probes, in the order of PROBES. Empty without `probe=`.
-        encoder: The trained context encoder.
         contexts: [P, C] for each trained or evaluated task: the contexts of its slots at the start of an episode. Empty without probes.
-
-    Raises:
-        InputError: A probe would give the agent its true context.
     """
 
     def __init__(self, agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig) -> None:
@@ -157,7 +148,7 @@ def probe_report(
     return section
 
 
-def drop(played: Played, probed: Played, scores: Scores = NO_SCORES, *, certain: bool = False) -> dict[str, Any]:
+def drop(played: Played, probed: Played, scores: Scores, *, certain: bool = False) -> dict[str, Any]:
     """The drop of return and success under a probe: the mean over tasks without it minus the mean with it, and its interval.
 
     The two evaluations are treated as independent samples. Their episodes share seeds only if the engine seeds every episode, and even
@@ -174,12 +165,10 @@ def drop(played: Played, probed: Played, scores: Scores = NO_SCORES, *, certain:
         ("success", successes, probed_successes, [(0.0, 1.0)] * len(played)),
     ):
         known = is_known([*before, *after])
-        row[f"{key}_drop"] = mean(before) - mean(after) if known else None
-        row[f"{key}_drop_interval"] = None
+        limits = None
         if known:
-            row[f"{key}_drop_interval"] = (
-                (0.0, 0.0) if certain and unchanged else interval(before, after, ranges=[*ends, *ends])
-            )
+            limits = (0.0, 0.0) if certain and unchanged else interval(before, after, ranges=[*ends, *ends])
+        row |= {f"{key}_drop": mean(before) - mean(after) if known else None, f"{key}_drop_interval": limits}
     return row
 
 

@@ -17,11 +17,7 @@ from agents.acting.policy import ContextRows, Policy
 
 
 class Record:
-    """A ContextOverride that returns the true contexts and records them.
-
-    Attributes:
-        steps: Number of recorded steps.
-    """
+    """A ContextOverride that returns the true contexts and records them, `steps` steps so far."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -31,7 +27,6 @@ class Record:
         self._last: ContextRows | None = None
 
     def __call__(self, true: ContextRows, reset: NDArray[np.bool_]) -> ContextRows:
-        """See ContextOverride."""
         if self._last is None:
             self._since, self._contexts = [[] for _ in true], [[] for _ in true]
             changed = np.arange(len(true))
@@ -52,12 +47,8 @@ class Record:
 class Swap:
     """A ContextOverride that draws a context of another task for each slot and episode.
 
-    The drawn instruction differs from the true one whenever `others` has such an instruction.
-
-    Args:
-        others: [P, C], contexts to draw from.
-        instruction: The columns that hold the instruction; empty for an agent that reads none.
-        seed: Seed of the draws.
+    The contexts are drawn from `others` [P, C]. The columns `instruction` hold the instruction; they are empty for an agent that reads
+    none. The drawn instruction differs from the true one whenever `others` has such an instruction.
     """
 
     def __init__(self, others: ContextRows, instruction: slice, seed: Sequence[int]) -> None:
@@ -67,7 +58,6 @@ class Swap:
         self._drawn: ContextRows | None = None
 
     def __call__(self, true: ContextRows, reset: NDArray[np.bool_]) -> ContextRows:
-        """See ContextOverride."""
         if self._drawn is None:
             self._drawn, reset = np.empty_like(true), np.ones(len(true), bool)
         drawn, words = self._drawn[:, self._instruction], true[:, self._instruction]
@@ -92,7 +82,6 @@ class Shuffle:
         self._step = 0
 
     def __call__(self, true: ContextRows, reset: NDArray[np.bool_]) -> ContextRows:
-        """See ContextOverride."""
         contexts = np.stack([record.at(self._step, slot) for record, slot in self._sources])
         self._step += 1
         return contexts

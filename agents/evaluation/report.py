@@ -112,11 +112,11 @@ def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
     if not known:
         return {}
     rows, samples, ranges = {}, [], []
-    for task, returns, (low, high) in zip(played, outcomes(played)[0], return_ranges(played, known), strict=True):
+    for task, returns, ends in zip(played, outcomes(played)[0], return_ranges(played, known), strict=True):
         sample = normalised(returns, known[task])
-        ends = normalised(low, known[task]), normalised(high, known[task])
+        low, high = sorted(normalised(end, known[task]) for end in ends)
         samples.append(sample)
-        ranges.append((min(ends), max(ends)))
+        ranges.append((low, high))
         rows[task] = {"score": mean([sample]), "interval": interval([sample], ranges=ranges[-1:], weight=EXACT)}
     means = np.array([sample.mean() for sample in samples])
     return {

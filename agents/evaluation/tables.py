@@ -42,10 +42,8 @@ def result_tables(content: Mapping[str, Any]) -> list[Table | str]:
 def unknown_intervals(content: Mapping[str, Any]) -> list[str]:
     """A sentence about the tasks whose returns have no interval; empty if all have one."""
     alike = [task for task, row in content["tasks"].items() if row["interval"] is None and row["episodes"] > 1]
-    if not alike:
-        return []
     reason = f"All episodes of {', '.join(alike)} have the same return, and what other returns there are is not known"
-    return [f"{reason}: the mean has no interval."]
+    return [f"{reason}: the mean has no interval."] if alike else []
 
 
 def score_tables(content: Mapping[str, Any]) -> list[Table]:

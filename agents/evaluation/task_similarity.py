@@ -33,13 +33,7 @@ def similarities(encoder: ContextEncoder, contexts: Mapping[str, NDArray[np.int3
     """Cosine similarities of all pairs of tasks, [K, K], for each learned part of the context.
 
     The parts are the task embedding and the mean encoded instruction. A one-hot code is left out, because its similarities are fixed.
-
-    Args:
-        encoder: The trained encoder.
-        contexts: For each of the K tasks a sample of contexts, [P, C] (`context_rows`).
-
-    Returns:
-        Part -> matrix; empty for an encoder without learned parts.
+    `contexts` has a sample of contexts of each of the K tasks, [P, C] (`context_rows`).
     """
     means = []
     for rows in contexts.values():

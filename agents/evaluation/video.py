@@ -40,10 +40,8 @@ _LINE, _LINES, _CHARACTER = 16, 4, 7
 
 def check_video() -> None:
     """Raises InputError if a package for writing videos is missing."""
-    missing = [
-        name for name, module in (("imageio", "imageio"), ("pillow", "PIL")) if not importlib.util.find_spec(module)
-    ]
-    if missing:
+    modules = {"imageio": "imageio", "pillow": "PIL"}
+    if missing := [name for name, module in modules.items() if not importlib.util.find_spec(module)]:
         raise InputError(f'video=true needs {" and ".join(missing)}: pip install "mimpala[video]".')
 
 

@@ -16,12 +16,11 @@ from __future__ import annotations
 from typing import Any
 
 from agents.fusion.additive import Concat, ConcatMLP, Sum
-from agents.fusion.base import AffineForm, FullMI, Fusion, Modulation
 from agents.fusion.gating import Diagonal, FiLM, Gated, ScaleShift
 from agents.fusion.hyper import Hypernetwork, Mixture
 from agents.fusion.multiplicative import LowRank, MultiplicativeInteraction, Tucker
-from agents.fusion.segments import Segments, grouped_linear, identity_segments
-from agents.fusion.spatial import KEYS, SPATIAL_FUSIONS, SpatialFusion
+from agents.fusion.segments import Segments as Segments
+from agents.fusion.spatial import SPATIAL_FUSIONS
 
 FUSIONS: dict[str, Any] = {
     "concat": Concat,
@@ -60,35 +59,3 @@ FUSION_NAMES = (*FUSIONS, *(name for name in SPATIAL_FUSIONS if name not in FUSI
 TORSO, FLAT_SITES = "torso", ("core_input", "policy", "value")
 SITES = (TORSO, *FLAT_SITES)
 """Where a fusion can be: on the torso's feature map, before the core, as the policy head, before the value head."""
-
-__all__ = [
-    "FLAT_SITES",
-    "FREE_DIMENSIONS",
-    "FUSIONS",
-    "FUSION_NAMES",
-    "KEYS",
-    "OPTIONS",
-    "SITES",
-    "SPATIAL_FUSIONS",
-    "TORSO",
-    "AffineForm",
-    "Concat",
-    "ConcatMLP",
-    "Diagonal",
-    "FiLM",
-    "FullMI",
-    "Fusion",
-    "Gated",
-    "Hypernetwork",
-    "LowRank",
-    "Mixture",
-    "Modulation",
-    "MultiplicativeInteraction",
-    "ScaleShift",
-    "Segments",
-    "SpatialFusion",
-    "Sum",
-    "Tucker",
-    "grouped_linear",
-    "identity_segments",
-]

@@ -29,7 +29,6 @@ class Concat(Fusion):
         return (F.linear(z, self.U, self.b),)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> V x + shift, [N, K]."""
         (shift,) = modulation
         if segments.count == 1:
             return torch.addmm(shift, x, self.V.t())
@@ -56,7 +55,6 @@ class Sum(Fusion):
         return (F.linear(z, self.U),)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> V (x + U z) + b, [N, K]."""
         (added,) = modulation
         return F.linear(x + segments.rows(added), self.V, self.b)
 
@@ -83,7 +81,6 @@ class ConcatMLP(Fusion):
         return (F.linear(z, self.U, self.c),)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> C relu(V x + shift) + b, [N, K]."""
         (shift,) = modulation
         hidden = F.linear(x, self.V) + segments.rows(shift)
         return F.linear(hidden.relu(), self.C, self.b)

@@ -53,12 +53,13 @@ class Fusion(nn.Module):
     """y = f(x, z) in one of its forms. Nearly all of them are y = W'(z) x + b'(z).
 
     Attributes:
-        x_size: X, features of the observation.
+        x_size, x_shape: X, features of the observation, and their shape in one sample.
         z_size: Z, features of the context. 0 means no context: only the terms in x remain.
         out_size: K, features of the output.
         linear_in_x: The form has a W'(z) and a b'(z), which `affine_form` returns.
         affine_in_z: W'(z) and b'(z) are affine in z, so `to_full_mi` returns the layer as one W, U, V and b.
-        uses_context_norm: The constructor takes `context_norm`, the expected length |z| (weight_generation.py).
+        uses_context_norm: The constructor takes `context_norm`, the expected length |z| (weight_generation.py). None: sqrt(Z), the
+            length of features of variance 1.
     """
 
     linear_in_x = True
@@ -68,13 +69,9 @@ class Fusion(nn.Module):
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
         super().__init__()
         self.x_size = x_size
+        self.x_shape: tuple[int, ...] = (x_size,)
         self.z_size = z_size
         self.out_size = out_size
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        """Shape of x for one sample."""
-        return (self.x_size,)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -99,11 +96,7 @@ class Fusion(nn.Module):
         return self.modulate(x, self.condition(z, len(x)), identity_segments(len(x), x.device))
 
     def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) [U, K, X] and b'(z) [U, K] of contexts z [U, Z], read off at x = 0 and at the X unit vectors.
-
-        Raises:
-            TypeError: The form is not linear in x.
-        """
+        """W'(z) [U, K, X] and b'(z) [U, K] of contexts z [U, Z], read off at x = 0 and at the X unit vectors; TypeError without W'(z)."""
         if not self.linear_in_x:
             raise TypeError(f"{type(self).__name__} is not linear in x: there is no W'(z).")
         x = _zero_and_unit_vectors(self.x_size, z).repeat(len(z), 1).view(-1, *self.x_shape)
@@ -112,11 +105,7 @@ class Fusion(nn.Module):
         return AffineForm(matrix=(y[:, 1:] - y[:, :1]).transpose(1, 2), shift=y[:, 0])
 
     def to_full_mi(self) -> FullMI:
-        """The same layer as a full multiplicative interaction, read off at z = 0 and at the Z unit vectors.
-
-        Raises:
-            TypeError: W'(z) is not affine in z. `affine_form` still describes the layer context by context.
-        """
+        """The same layer as a full multiplicative interaction, read off at z = 0 and at the Z unit vectors. TypeError if it is none."""
         if not self.affine_in_z:
             raise TypeError(
                 f"{type(self).__name__} is not affine in z: it is a multiplicative interaction of x with a function of z. "

@@ -16,11 +16,7 @@ _ALIGNMENT = 64
 
 
 class Packing:
-    """Offsets of tensors of these shapes and dtypes in one block of bytes.
-
-    Attributes:
-        num_bytes: Size of the block.
-    """
+    """Offsets of tensors of these shapes and dtypes in one block of `num_bytes` bytes."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._places: dict[str, tuple[int, torch.dtype, torch.Size]] = {}

@@ -33,7 +33,6 @@ class Gated(Fusion):
         return (torch.sigmoid(F.linear(z, self.U, self.c)),)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> gate * (V x + b), [N, K]."""
         (gate,) = modulation
         return segments.rows(gate) * F.linear(x, self.V, self.b)
 
@@ -59,7 +58,6 @@ class Diagonal(Fusion):
         return (F.linear(z, self.U, self.c),)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> factor * (V x + b), [N, K]."""
         (factor,) = modulation
         return segments.rows(factor) * F.linear(x, self.V, self.b)
 
@@ -85,7 +83,6 @@ class FiLM(Fusion):
         return 1 + F.linear(z, self.G, self.g), F.linear(z, self.U, self.b)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> (1 + gamma) * V x + beta, [N, K]."""
         scale, shift = modulation
         return torch.addcmul(segments.rows(shift), segments.rows(scale), F.linear(x, self.V))
 

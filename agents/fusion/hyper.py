@@ -25,9 +25,6 @@ class Hypernetwork(Fusion):
 
     Ha et al. (2017) with a linear layer as the generated network. HZ + H + HKX + HK + KX + K parameters with H hidden units. With
     A = 1, a = 0 and no ReLU it is `mi`.
-
-    Args:
-        context_norm: As in Mixture.
     """
 
     uses_context_norm = True
@@ -54,7 +51,6 @@ class Hypernetwork(Fusion):
         )
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
         return apply_generated(x, generated, self.W, self.V, segments) + segments.rows(shift)
 
@@ -64,9 +60,6 @@ class Mixture(Fusion):
 
     As in soft modularisation (Yang et al. 2020) and PaCo (Sun et al. 2022), tasks share experts in different proportions. With as many
     experts as contexts it can represent one layer per context. EZ + E + EKX + EK parameters with E experts.
-
-    Args:
-        context_norm: Expected length |z| (weight_generation.py). None: sqrt(Z), the length of features of variance 1.
     """
 
     uses_context_norm = True
@@ -91,6 +84,5 @@ class Mixture(Fusion):
         return generate(weights, self.W, None, self.x_size, samples), torch.mm(weights, self.U)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
         return apply_generated(x, generated, self.W, None, segments) + segments.rows(shift)

@@ -21,9 +21,6 @@ class MultiplicativeInteraction(Fusion):
 
     Jayakumar et al. (2020), equation 1. KZX + KZ + KX + K parameters. W'(z) is computed once per distinct context and takes U K X
     numbers of memory. The samples of a context share one matrix product.
-
-    Args:
-        context_norm: Expected length |z| (weight_generation.py). None: sqrt(Z), the length of features of variance 1.
     """
 
     affine_in_z = True
@@ -43,7 +40,6 @@ class MultiplicativeInteraction(Fusion):
         return generate(z / self.context_norm, self.W, self.V, self.x_size, samples), torch.addmm(self.b, z, self.U)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
         return apply_generated(x, generated, self.W, self.V, segments) + segments.rows(shift)
 
@@ -70,7 +66,6 @@ class LowRank(Fusion):
         return F.linear(z, self.B), torch.addmm(self.b, z, self.U)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> C((A x) * (B z)) + V x + z^T U + b, [N, K]."""
         factor, shift = modulation
         mixed = F.linear(F.linear(x, self.A) * segments.rows(factor), self.C)
         return mixed + F.linear(x, self.V) + segments.rows(shift)
@@ -103,7 +98,6 @@ class Tucker(Fusion):
         return core, torch.addmm(self.b, z, self.U)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, X] -> C core (A x) + V x + z^T U + b, [N, K]."""
         core, shift = modulation
         mixed = F.linear(grouped_linear(F.linear(x, self.A), core, segments), self.C)
         return mixed + F.linear(x, self.V) + segments.rows(shift)

@@ -44,7 +44,6 @@ class Segments:
 
     Args:
         index: int64 [N], the context of each sample, on the device of the samples.
-        count: U.
         host: The same map in host memory, if `index` is on another device. `grid` is then computed on the host. Without it, `grid` has
             to synchronize with the device.
     """

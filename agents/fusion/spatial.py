@@ -17,9 +17,6 @@ from agents.fusion.gating import FILM_SHARE
 from agents.fusion.multiplicative import SHARE_X, SHARE_XZ, SHARE_Z
 from agents.fusion.segments import Segments, grouped_linear
 
-KEYS = ("content", "position")
-"""What the query of `attention` is compared with."""
-
 # Attention starts nearly uniform: with scores of this variance a position's weight varies by a third.
 _QUERY_SHARE = 0.1
 
@@ -28,22 +25,13 @@ class SpatialFusion(Fusion):
     """y = f(x, z) for feature maps.
 
     Attributes:
-        channels, height, width: Shape of the map. x_size and out_size count the flattened map.
+        channels, height, width, positions: Shape of the map, and P. x_size and out_size count the flattened map.
     """
 
     def __init__(self, shape: Sequence[int], z_size: int) -> None:
         super().__init__(math.prod(shape), z_size, math.prod(shape))
-        self.channels, self.height, self.width = shape
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        """Shape of one map."""
-        return self.channels, self.height, self.width
-
-    @property
-    def positions(self) -> int:
-        """P."""
-        return self.height * self.width
+        self.channels, self.height, self.width = self.x_shape = tuple(shape)
+        self.positions = self.height * self.width
 
 
 class SpatialFiLM(SpatialFusion):
@@ -66,7 +54,6 @@ class SpatialFiLM(SpatialFusion):
         return 1 + F.linear(z, self.G, self.g), F.linear(z, self.U, self.b)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, C, H, W] -> (1 + gamma) * x + beta."""
         scale, shift = (segments.rows(part)[:, :, None, None] for part in modulation)
         return torch.addcmul(shift, scale, x)
 
@@ -87,7 +74,6 @@ class GatedAttention(SpatialFusion):
         return (2 * torch.sigmoid(F.linear(z, self.U, self.c)),)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, C, H, W] -> gate * x."""
         (gate,) = modulation
         return segments.rows(gate)[:, :, None, None] * x
 
@@ -98,9 +84,6 @@ class Attention(SpatialFusion):
     The query q = Q z + q_0 has D = C features. With `keys="content"` the key of a position is A x_p + r_p, its content and its place.
     With `keys="position"` it is r_p alone, and the layer is linear in x. Uniform attention gives V x_p + b.
     CZ + C + CP + C^2 + C parameters, and C^2 more for A.
-
-    Args:
-        keys: `content` or `position`.
     """
 
     def __init__(self, shape: Sequence[int], z_size: int, *, keys: str = "content") -> None:
@@ -120,7 +103,6 @@ class Attention(SpatialFusion):
         return (F.linear(z, self.Q, self.q) / math.sqrt(self.channels),)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, C, H, W] -> P a_p (V x_p + b)."""
         query = segments.rows(modulation[0])
         x = x.flatten(2).transpose(1, 2)
         if self.linear_in_x:
@@ -136,11 +118,7 @@ class Attention(SpatialFusion):
 class DynamicConvolution(SpatialFusion):
     """y = kernel(z) * x + b'(z), a convolution with kernel(z) = V + z^T W: a multiplicative interaction at every position.
 
-    Zero padding keeps the size of the map. (Z + 1) C^2 k^2 + (Z + 1) C parameters for kernels of size k x k.
-
-    Args:
-        kernel: k, odd.
-        context_norm: As in MultiplicativeInteraction.
+    Zero padding keeps the size of the map. (Z + 1) C^2 k^2 + (Z + 1) C parameters for kernels of size k x k, which is odd.
     """
 
     affine_in_z = True
@@ -165,7 +143,7 @@ class DynamicConvolution(SpatialFusion):
         return kernels.view(-1, *self.V.shape), torch.addmm(self.b, z, self.U)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, C, H, W] -> kernel(z) * x + b'(z). Each patch of a map is a sample of the map's context."""
+        # Each patch of a map is a sample of the map's context.
         kernels, shift = modulation
         patches = F.unfold(x, self.kernel, padding=self.kernel // 2).transpose(1, 2).flatten(0, 1)
         y = grouped_linear(patches, kernels, segments.repeated(self.positions)).view(

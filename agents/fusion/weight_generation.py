@@ -30,7 +30,6 @@ def generate(h: Tensor, tensor: Tensor, base: Tensor | None, x_size: int, sample
         h: Features of the contexts, divided by `context_norm`, [U, H].
         tensor: W, flat and times `context_norm`: [H, K X], row j is W_j.
         base: V [K, X], or None.
-        x_size: X.
         samples: Number of samples that the result will be applied to. None: unknown, assumed many.
     """
     if samples is not None and samples < FEW_SAMPLES * len(h) and h.shape[1]:

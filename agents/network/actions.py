@@ -4,8 +4,19 @@
     C   features of the encoded last action; "no action" is C zeros
     D   components of an action with several components
 
-`EnvSpec.action_kind` selects the distribution. `parameters` brings the policy head's output into a normal form, which all other methods
-read.
+`EnvSpec.action_kind` selects the distribution. All of them are plain data, can be pickled, and have
+
+    shape, dtype                   of one action in a trajectory
+    num_parameters                 P
+    no_action(slots)               the value that marks "no action", [slots, *shape]
+    for_env(action)                actions [B, *shape] in the environment's form (`EnvSpec.action_kind`)
+    codes()                        the lookup table of `encode`, which the network keeps on its device and in its precision
+    encode(action, codes)          [N, *shape] -> [N, C], in the dtype of `codes`
+    parameters(logits)             the policy head's output [..., P] in normal form, [..., P], which the methods below read
+    noise(steps, slots, generator) random numbers for `choose`, [steps, slots, ...]
+    choose(parameters, noise)      [B, P] -> [B, *shape]: the sample that the noise determines, or the greedy action without noise
+    log_prob(parameters, action)   log pi(a): [..., P], [..., *shape] -> [...]
+    entropy(parameters)            in nats: [..., P] -> [...]
 
 Trajectories, `last_action` and `log_prob` hold an action in the same form. `for_env` converts it to the environment's form, which differs
 for continuous actions only. These are stored before the squashing, because the inverse of tanh loses all digits near the bounds. So the
@@ -17,7 +28,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -34,60 +45,6 @@ _SCALES = (0.3, 2.5, 10)
 """Smallest, largest and number of the quadrature points for Kolmogorov's distribution. The error of an entropy is below 1e-6 nats for
 every mean and deviation.
 """
-
-
-class ActionDistribution(Protocol):
-    """The interface of actions for networks, actors and learners. Implementations hold plain data and can be pickled.
-
-    Attributes:
-        shape, dtype: Of one action in a trajectory.
-        num_parameters: P.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def num_parameters(self) -> int: ...
-
-    def no_action(self, slots: int) -> Tensor:
-        """The value that marks "no action", [slots, *shape]."""
-
-    def for_env(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Actions [B, *shape] in the environment's form (`EnvSpec.action_kind`)."""
-
-    def codes(self) -> Tensor:
-        """The lookup table of `encode`. The network keeps it on its device and in its precision."""
-
-    def encode(self, action: Tensor, codes: Tensor) -> Tensor:
-        """[N, *shape] -> [N, C], in the dtype of `codes`."""
-
-    def parameters(self, logits: Tensor) -> Tensor:
-        """The policy head's output [..., P] in normal form, [..., P]."""
-
-    def noise(self, steps: int, slots: int, generator: torch.Generator) -> Tensor:
-        """Random numbers for `choose`, [steps, slots, ...]."""
-
-    def choose(self, parameters: Tensor, noise: Tensor | None) -> Tensor:
-        """Parameters [B, P] -> [B, *shape]: the sample that `noise` determines, or the greedy action without noise."""
-
-    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
-        """log pi(a): parameters [..., P], actions [..., *shape] -> [...]."""
-
-    def entropy(self, parameters: Tensor) -> Tensor:
-        """In nats: parameters [..., P] -> [...]."""
-
-
-def action_distribution(env: EnvSpec) -> ActionDistribution:
-    """The distribution for the actions of `env`."""
-    if env.action_kind == "multi_discrete":
-        return FactoredCategorical(env.action_sizes)
-    if env.action_kind == "continuous":
-        return TanhGaussian(env.action_low, env.action_high)
-    return Categorical(env.num_actions)
 
 
 @dataclass(frozen=True)
@@ -269,6 +226,18 @@ class TanhGaussian:
         distance = _mean_distance(mean.unsqueeze(-1), torch.hypot(log_std.exp().unsqueeze(-1), scales)) @ weights
         squashing = 2 * (math.log(2) - distance)
         return (log_std + 0.5 * (1 + math.log(2 * math.pi)) + squashing).sum(dim=-1)
+
+
+ActionDistribution: TypeAlias = Categorical | FactoredCategorical | TanhGaussian
+
+
+def action_distribution(env: EnvSpec) -> ActionDistribution:
+    """The distribution for the actions of `env`."""
+    if env.action_kind == "multi_discrete":
+        return FactoredCategorical(env.action_sizes)
+    if env.action_kind == "continuous":
+        return TanhGaussian(env.action_low, env.action_high)
+    return Categorical(env.num_actions)
 
 
 def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from agents.fusion import TORSO, Fusion, Modulation, Segments
+from agents.fusion import TORSO
+from agents.fusion.base import Fusion, Modulation
+from agents.fusion.segments import Segments
 from agents.network.actions import ActionDistribution
 from agents.network.context import ContextEncoder, Contexts
 from agents.network.core import Core
@@ -41,10 +43,7 @@ class AgentNetwork(nn.Module):
 
     Args:
         torso: Observation -> features, with attribute `size`.
-        context_encoder: Contexts -> z.
         fusions: Fusion layers by site (agents.fusion.SITES). A site without a fusion does not see the context.
-        core: The recurrent core.
-        actions: The distribution of the actions.
         action_counts: Number of logits of each task. The logits beyond it are masked.
         num_values: Outputs of the value head: the number of tasks with PopArt, else 1.
         normalizer: Applied to `vector` before the torso. None: no normalisation.
@@ -71,17 +70,13 @@ class AgentNetwork(nn.Module):
         self.context_encoder = context_encoder
         self.fusions = nn.ModuleDict(fusions)
         self.core = core
+        self.core_state_size = core.state_size
         if "policy" not in fusions:
             self.policy = nn.Linear(core.size, actions.num_parameters)
             keep_variance(self.policy, FIRST_LOGITS / core.first_output)
         self.action_mask = ActionMask(tuple(action_counts), actions.num_parameters)
         self.register_buffer("action_codes", actions.codes(), persistent=False)
         self.value_head = ValueHead(1 if "value" in fusions else core.size, num_values)
-
-    @property
-    def core_state_size(self) -> int:
-        """S."""
-        return self.core.state_size
 
     @property
     def num_parameters(self) -> int:
@@ -130,7 +125,9 @@ class AgentNetwork(nn.Module):
         x = torch.cat([features, last_action, last_reward.to(features.dtype)], dim=1)
         x = self._fuse("core_input", x, modulations, segments)
         y, core_state = self.core(x.view(length, batch, -1), inputs["reset"], core_state, final_state=final_state)
-        with _full_precision(y.device.type):
+        device = y.device.type
+        # No autocast after the core, because log-probabilities and values are compared between policies.
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             y = y.flatten(0, 1).float()
             logits = self._fuse("policy", y, modulations, segments) if "policy" in self.fusions else self.policy(y)
             legal = inputs["action_mask"].flatten(0, 1) if "action_mask" in inputs else None
@@ -141,11 +138,8 @@ class AgentNetwork(nn.Module):
 
     def lower_precision(self, dtype: torch.dtype) -> None:
         """Casts torso, core and the fusions before the core in place, which autocast would do at every call. For acting only."""
-        for module in (
-            self.torso,
-            self.core,
-            *(self.fusions[site] for site in (TORSO, "core_input") if site in self.fusions),
-        ):
+        fusions = (self.fusions[site] for site in (TORSO, "core_input") if site in self.fusions)
+        for module in (self.torso, self.core, *fusions):
             module.to(dtype)
 
     def _fuse(self, site: str, x: Tensor, modulations: Modulations, segments: Segments) -> Tensor:
@@ -154,13 +148,3 @@ class AgentNetwork(nn.Module):
         modulation = tuple(part.to(x.dtype) for part in modulations[site])
         fusion = cast(Fusion, self.fusions[site])
         return fusion.modulate(x, modulation, segments)
-
-
-def _full_precision(device: str) -> AbstractContextManager[Any]:
-    """No autocast after the core, because log-probabilities and values are compared between policies."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
-def core_input_size(torso: nn.Module, code_size: int) -> int:
-    """Number of features of the core's input before any fusion: torso, last action (`code_size`), last reward."""
-    return int(torso.size) + code_size + 1  # type: ignore[arg-type]

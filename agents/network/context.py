@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 from agents.fusion.padding import bucket_size
 
-CONTEXTS = ("task", "instruction", "both", "none")
-TASK_ENCODINGS = ("embedding", "one_hot")
-
 
 class Contexts(NamedTuple):
     """U contexts: `task` int64 [U] and `instruction` int64 [U, L'].
@@ -35,7 +32,6 @@ class ContextEncoder(nn.Module):
 
     Args:
         kind: `task`, `instruction`, `both` or `none` (then Z = 0).
-        num_tasks: Number of task ids.
         vocabulary_size: Number of tokens. Token 0 is padding.
         task_encoding: `embedding` (learned, `task_size` features) or `one_hot` (num_tasks features).
         task_size, word_size, instruction_size: Features of the task embedding, of a word, and of the instruction LSTM.
@@ -44,6 +40,7 @@ class ContextEncoder(nn.Module):
 
     Attributes:
         size: Z.
+        reads_task, reads_instruction: The parts of the context.
         context_norm: Expected length |z|. Each feature of an embedding or of an instruction counts as a mean square of 1, and a one-hot
             code has the length 1.
 
@@ -63,7 +60,7 @@ class ContextEncoder(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        self.kind = kind
+        self.reads_task, self.reads_instruction = kind in ("task", "both"), kind in ("instruction", "both")
         self.task_encoding = task_encoding
         self.num_tasks = num_tasks
         self.size = 0
@@ -83,16 +80,6 @@ class ContextEncoder(nn.Module):
             self.size += instruction_size
             squared_norm += instruction_size
         self.context_norm = math.sqrt(squared_norm)
-
-    @property
-    def reads_task(self) -> bool:
-        """Whether the task id is part of the context."""
-        return self.kind in ("task", "both")
-
-    @property
-    def reads_instruction(self) -> bool:
-        """Whether the instruction is part of the context."""
-        return self.kind in ("instruction", "both")
 
     def forward(self, contexts: Contexts) -> Tensor:
         """Contexts of U rows -> z [U, Z]."""

@@ -47,7 +47,6 @@ class LSTMCore(nn.Module):
         self.lstm = nn.LSTM(x_size, size)
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See the module docstring."""
         state = state.masked_fill(send_one(reset[0], x.device).unsqueeze(1), 0.0)
         if len(reset) == 1 and not torch.is_grad_enabled():
             return self._step(x[0], state)
@@ -111,17 +110,10 @@ class LSTMCore(nn.Module):
         return torch.cat(outputs).index_select(0, send_one(order, x.device)).view(length, batch, -1)
 
     def _final_state(self, x: Tensor, reset: Tensor, state: Tensor) -> Tensor:
-        """State after the last step: runs the last stretch of each column again as a packed sequence, which has no padding."""
-        length = reset.shape[0]
-        time = torch.arange(length, device=reset.device).unsqueeze(1)
-        start = torch.where(reset, time, 0).max(dim=0).values
-        initial = torch.where(send_one((start == 0).unsqueeze(1), x.device), state, 0.0)
-        index = send_one((start + time).clamp(max=length - 1), x.device)
-        shifted = x.gather(0, index.unsqueeze(2).expand(-1, -1, x.shape[2]))
-        packed = nn.utils.rnn.pack_padded_sequence(shifted, (length - start).cpu(), enforce_sorted=False)
-        hidden, cell = (part.unsqueeze(0).contiguous() for part in initial.to(x.dtype).chunk(2, dim=1))
-        _, (hidden, cell) = self.lstm(packed, (hidden, cell))
-        return torch.cat([hidden[0], cell[0]], dim=1).float()
+        """State after the last step, by a loop over steps: the learner, which runs long unrolls, does not need it."""
+        for step, starts in zip(x.split(1), send_one(reset, x.device).unsqueeze(2), strict=True):
+            _, state = self._run(step, state.masked_fill(starts, 0.0))
+        return state
 
 
 # Measured cost of a fused call on CPU, per call and per step, in units of one step of one row (forward and backward).
@@ -138,13 +130,9 @@ def _rounded(rows: Tensor) -> Tensor:
 
 
 def group_lengths(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Splits rows into groups by length, at the least total cost if each group is padded to its longest row.
+    """Splits rows, counts[n] of length n, into groups by length, at the least total cost if each is padded to its longest row.
 
-    Args:
-        counts: counts[n] rows have length n.
-
-    Returns:
-        (shortest, longest) of each group, in increasing order. Every length that occurs is in one group.
+    Returns (shortest, longest) of each group, in increasing order. Every length that occurs is in one group.
     """
     lengths = np.flatnonzero(counts)
     before = np.concatenate([[0], np.cumsum(np.asarray(counts)[lengths])])
@@ -175,7 +163,6 @@ class FeedForwardCore(nn.Module):
         keep_variance(self.linear, RELU_GAIN)
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See the module docstring."""
         return torch.relu(self.linear(x)), state
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from agents.fusion import identity_segments
+from agents.fusion.segments import identity_segments
 from agents.network.agent import AgentNetwork
 from envs.spec import EnvSpec
 

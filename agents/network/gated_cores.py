@@ -31,7 +31,6 @@ class GRUCore(nn.Module):
         self.gru = nn.GRU(x_size, size)
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See agents/network/core.py."""
         weight_x, weight_h, bias_x, bias_h = self.gru.all_weights[0]
         dtype, size = weight_h.dtype, self.size
 
@@ -70,7 +69,6 @@ class MinGRUCore(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See agents/network/core.py."""
         reset = send_one(reset, x.device).unsqueeze(2)
         gate, candidate = self.linear(x).float().chunk(2, dim=2)
         gate = gate.sigmoid()
@@ -84,12 +82,7 @@ class MinGRUCore(nn.Module):
 def scan(factors: Tensor, terms: Tensor, reset: Tensor) -> Tensor:
     """h_t = factor_t h_{t-1} + term_t for all t, with h_{-1} = 0 and factor_t = 0 where reset_t (Hillis and Steele 1986).
 
-    Args:
-        factors, terms: [T, B, H].
-        reset: bool [T, B, 1].
-
-    Returns:
-        h [T, B, H].
+    factors and terms [T, B, H], reset bool [T, B, 1] -> h [T, B, H].
     """
     distance, length = 1, len(terms)
     while distance < length:

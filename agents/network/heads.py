@@ -21,7 +21,7 @@ class ActionMask(nn.Module):
         self.register_buffer("allowed", allowed, persistent=False)
 
     def forward(self, logits: Tensor, task: Tensor, legal: Tensor | None = None) -> Tensor:
-        """Masked logits. `legal`: bool [N, A], if the environment reports legal actions."""
+        """`legal`: bool [N, A], if the environment reports legal actions."""
         if self.needed:
             own = self.allowed[task.long()]
             legal = own if legal is None else own & legal
@@ -43,7 +43,6 @@ class ValueHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_outputs))
 
     def forward(self, features: Tensor, task: Tensor) -> Tensor:
-        """Normalised baseline of each sample, from the output of its task."""
         outputs = nn.functional.linear(features, self.weight, self.bias)
         if self.num_outputs == 1:
             return outputs.squeeze(-1)

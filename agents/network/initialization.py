@@ -17,13 +17,13 @@ FIRST_LOGITS = 0.1
 """Root mean square of the initial policy's logits, close to uniform. With 0.01, DoorKey-5x5 took 1.8 times the frames to a success of
 0.9 (4 seeds)."""
 
-INITIALIZATIONS = ("scaled", "sonnet", "torch")
-"""scaled: the defaults of this package. sonnet: the weights of IMPALA's released code. torch: the defaults of torch's layers."""
-
 
 @torch.no_grad()
 def initialize(network: nn.Module, name: str) -> None:
-    """Draws the plain layers of a new network again by the rule `name`, one of INITIALIZATIONS. `scaled` leaves them unchanged."""
+    """Draws the plain layers of a new network again by the rule `name`, one of conf.names.INITIALIZATIONS.
+
+    scaled: the defaults of this package, unchanged. sonnet: IMPALA's released code. torch: the defaults of torch's layers.
+    """
     if name == "sonnet":
         _initialize_as_sonnet(network)
     elif name == "torch":

@@ -31,9 +31,6 @@ class MogrifierCore(nn.Module):
 
     with x^{-1} = x and h^0 = h_{t-1}. gates = W x + U h + b of the last x and the last h. Q and R have full rank and no bias, as in the
     paper's equations. Initially these gates are near 1, so the core starts like an LSTM.
-
-    Args:
-        rounds: r. With 1, only x is gated.
     """
 
     first_output = RECURRENT_OUTPUT
@@ -50,7 +47,6 @@ class MogrifierCore(nn.Module):
         self.bias = _uniform(4 * size, bound=1 / math.sqrt(size))
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See agents/network/core.py."""
         # The loop gates with sigmoid instead of 2 sigmoid, so n gates leave x / 2^n, and likewise h. The weights that read x and h are
         # multiplied by the missing powers of two, which is exact, once for all steps.
         rounds = [weight * 2 ** ((number + 1) // 2) for number, weight in enumerate(self.rounds)]
@@ -91,7 +87,6 @@ class MultiplicativeLSTMCore(nn.Module):
         self.bias = _uniform(4 * size, bound=1 / math.sqrt(size))
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See agents/network/core.py."""
         weight_mh, weight_m = self.weight_mh, self.weight_m
         inputs = [F.linear(x, self.weight_mx), F.linear(x, self.weight_x, self.bias)]
 
@@ -123,7 +118,6 @@ class MultiplicativeIntegrationCore(nn.Module):
         self.bias = _uniform(4 * size, bound=1 / math.sqrt(size))
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See agents/network/core.py."""
         weight_h = self.weight_h
         wx = F.linear(x, self.weight_x).to(weight_h.dtype)
 

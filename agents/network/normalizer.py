@@ -33,15 +33,7 @@ class ObservationNormalizer(nn.Module):
     actors and learner compute the same.
 
     The initial moments of a task are mean 0 and variance 1: the vector is only clipped. A constant feature, such as the padding of a
-    shorter vector, becomes 0.
-
-    Args:
-        num_tasks: K.
-        size: V.
-
-    Attributes:
-        count: Steps behind the moments of each task, [K, 1].
-        mean, variance: [K, V].
+    shorter vector, becomes 0. `count` [K, 1] holds the steps behind the moments, `mean` and `variance` [K, V], of each task.
     """
 
     def __init__(self, num_tasks: int, size: int) -> None:
@@ -63,13 +55,9 @@ class ObservationNormalizer(nn.Module):
     def sums(self, vector: Tensor, task: Tensor, mask: Tensor) -> Tensor:
         """Per task the number of valid steps and the sums of d and d^2 over them: [K, 1 + 2 V], d = vector - mean.
 
-        The sums of the parts of a batch add up to the sums of the batch. d is relative to the current mean, because sums of squares
-        around 0 would lose a deviation that is small relative to the mean.
-
-        Args:
-            vector: [T, B, V].
-            task: Ids [T, B].
-            mask: bool [T, B], False for steps that do not count.
+        vector [T, B, V], task [T, B], mask bool [T, B]: False for steps that do not count. The sums of the parts of a batch add up to the
+        sums of the batch. d is relative to the current mean, because sums of squares around 0 would lose a deviation that is small
+        relative to the mean.
         """
         index, valid = task.flatten().long(), mask.reshape(-1, 1)
         difference = vector.flatten(0, 1).double() - self.mean[index]

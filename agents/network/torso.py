@@ -1,4 +1,4 @@
-"""Torsos: observation -> features, one row per sample."""
+"""Torsos: observation -> features, one row per sample. `fuse` is applied to the feature map, which has the shape `map_shape` (C, H, W)."""
 
 from __future__ import annotations
 
@@ -48,9 +48,6 @@ class GridTorso(nn.Module):
         symbol_counts: Number of codes of each channel.
         vector_size: Features of `vector`, appended before the linear layer. 0: no vector.
         size: Output features.
-
-    Attributes:
-        map_shape: (channels, height, width) of the feature map that `fuse` receives.
     """
 
     one_hot: Tensor
@@ -72,8 +69,7 @@ class GridTorso(nn.Module):
         self.register_buffer("one_hot", torch.from_numpy(np.concatenate(rows, axis=1)), persistent=False)
         self.symbol_counts = tuple(symbol_counts)
         self._keys = np.random.default_rng(0).integers(1 << 62, size=height * width, dtype=np.int64)
-        sizes = [sum(symbol_counts), *channels]
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 2) for a, b in pairwise(sizes))
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 2) for a, b in pairwise([sum(symbol_counts), *channels]))
         self.map_shape = channels[-1], height - len(channels), width - len(channels)
         self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
         self.size = size
@@ -82,7 +78,6 @@ class GridTorso(nn.Module):
             keep_variance(layer, RELU_GAIN * (1.0 if number else _ONE_HOT_GAIN))
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
-        """One row of features per sample."""
         cell = self._cells(observation["image"])
         # Not while acting: slots rarely see the same image at the same step (160 of 192 images are distinct).
         search = cell.device.type == "cpu" and torch.is_grad_enabled()
@@ -136,7 +131,6 @@ class ShallowTorso(nn.Module):
         keep_variance(self.linear, RELU_GAIN)
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
-        """One row of features per sample. `fuse` receives the map of the last convolution, of `map_shape`."""
         x = self.conv2(_convolve_pixels(self.conv1, observation["image"]).relu_()).relu_()
         return _features(self.linear, x, observation, fuse)
 
@@ -181,7 +175,6 @@ class DeepTorso(nn.Module):
         self.size = size
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
-        """One row of features per sample. `fuse` receives the map of the last stage, of `map_shape`."""
         x = self.stages(_convolve_pixels(self.first, observation["image"])).relu_()
         return _features(self.linear, x, observation, fuse)
 
@@ -192,15 +185,13 @@ class MLPTorso(nn.Module):
     def __init__(self, vector_size: int, *, sizes: Sequence[int] = (256,)) -> None:
         super().__init__()
         self.map_shape = None
-        widths = [vector_size, *sizes]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([vector_size, *sizes]))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
             keep_variance(layer, RELU_GAIN)
         self.size = sizes[-1] if sizes else vector_size
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
-        """One row of features per sample. `fuse` is None, because there is no map."""
         x = observation["vector"]
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
@@ -212,10 +203,9 @@ TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
 
 
 def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[int] = (256,)) -> nn.Module:
-    """The torso called `name` for the observations of `env`. `auto` takes the first that fits, which is `deep` for pixels below 20x20.
+    """The torso called `name` for the observations of `env`; InputError if it does not fit them.
 
-    Raises:
-        InputError: The name is unknown or does not fit the observations.
+    `auto` takes the first that fits, which is `deep` for pixels below 20x20.
     """
     if name not in TORSOS:
         raise unknown_name("torso", name, TORSOS)

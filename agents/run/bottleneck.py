@@ -18,12 +18,9 @@ class Totals(NamedTuple):
     """Running totals: seconds of this process, and agent steps of the run.
 
     Attributes:
-        loop: Wall-clock time of the learner's process. `wait` and `disk` are parts of it.
+        loop: Wall-clock time of the learner's process. `wait` and `disk` (of checkpoints and metrics) are parts of it.
         wait: Time of the learner waiting for actors; in the serial runtime, the time of the actors.
-        disk: Time of writing checkpoints and metrics.
         actors: Wall-clock time, summed over actors. `env`, `inference` and `actor_wait` are parts of it; the rest moves data.
-        env: Time of the environments.
-        inference: Time of the policy.
         actor_wait: Time of actors waiting for a free buffer, because the learner is slower; in the serial runtime, the learner's time.
     """
 

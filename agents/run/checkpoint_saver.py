@@ -24,17 +24,12 @@ class SaveError(RuntimeError):
 
 
 class Saver:
-    """Saves a run. A failed write does not stop training: it is reported once, counted, and retried at the next interval.
+    """Saves a run. A failed write does not stop training: it is reported once, counted in `failed`, and retried at the next interval.
 
     Args:
         saved: Content of the checkpoint from which the run continues; None for a new run.
-        say: Shows a sentence to the user.
         keep: Number of newest checkpoints to keep, besides the best one and the milestones.
         milestone_frames: Frames between milestones. The first checkpoint at or after each multiple is kept; 0 = none.
-
-    Attributes:
-        failed: Number of failed writes.
-        folder: The run folder.
     """
 
     def __init__(
@@ -65,12 +60,12 @@ class Saver:
 
         `content` is that of agents.run.run_state.checkpoint_content. `performance` decides the best checkpoint; None if it is unknown.
         """
+        milestones = [*self._kept["milestones"]]
+        if self._milestone_between(self._kept["frames"], frames):
+            milestones.append(updates)
         kept: dict[str, Any] = {
             "best": self._choose_best(updates, performance),
-            "milestones": [
-                *self._kept["milestones"],
-                *([updates] if self._milestone_between(self._kept["frames"], frames) else []),
-            ],
+            "milestones": milestones,
             "frames": frames,
         }
         folder = self.folder / CHECKPOINTS

@@ -46,7 +46,6 @@ class EventFile:
         self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
 
     def close(self) -> None:
-        """Closes the file."""
         self._file.close()
 
     def _add(self, event: Event) -> None:

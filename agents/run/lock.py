@@ -69,12 +69,9 @@ class FolderLock:
 def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterator[FolderLock]:
     """Locks a folder for this process, and creates it if missing. A new folder that stays empty is removed at the end.
 
-    The lock is reentrant: it is released when the outermost context ends.
-    Raises InputError if another process holds the lock, the folder cannot be written, or a link leads out of it.
-
-    Args:
-        key: Key of the command line that named the folder, for messages.
-        wait: Whether to wait for another process that holds the lock, instead of raising.
+    The lock is reentrant: it is released when the outermost context ends. `key` is the key of the command line that named the folder.
+    Raises InputError if another process holds the lock (`wait` waits for it instead), if the folder cannot be written, or if a link leads
+    out of it.
     """
     made = _make_folders(folder, key)
     name = os.path.realpath(folder)

@@ -28,12 +28,9 @@ UPDATES_BETWEEN_SURGE_REPORTS = 100
 
 
 class Performance(NamedTuple):
-    """The mean over tasks of the last WINDOW episodes.
+    """The mean over tasks of the last WINDOW episodes, in the measure `success`, or `return` if success is unknown.
 
-    Attributes:
-        measure: `success`, or `return` if success is unknown.
-        value: Mean over tasks of the measure.
-        episodes: Number of episodes of the task that has the fewest.
+    `episodes` is the number of episodes of the task that has the fewest.
     """
 
     measure: str
@@ -182,11 +179,8 @@ def scores_of_suite(summary: dict[str, dict[str, float]]) -> dict[str, float]:
 class MetricsLog:
     """metrics.jsonl and the TensorBoard files of a run folder. Raises InputError if they cannot be written.
 
-    Args:
-        updates: Updates of the checkpoint from which the run continues. Later lines and events of a killed run are dropped.
-
-    Attributes:
-        updates: Updates of the last line; 0 before the first line.
+    Lines and events of a killed run after `updates`, those of the checkpoint from which the run continues, are dropped. The attribute
+    `updates` is that of the last line; 0 before the first line.
     """
 
     def __init__(self, folder: Path, updates: int) -> None:
@@ -223,7 +217,6 @@ class MetricsLog:
         self._board.write(int(row["updates"]), {key: value for key, value in row.items() if key != "updates"})
 
     def close(self) -> None:
-        """Closes both files."""
         self._file.close()
         self._board.close()
 

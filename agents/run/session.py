@@ -44,15 +44,10 @@ from system.files import write_json
 
 @contextlib.contextmanager
 def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Iterator[Session]:
-    """Yields the session of a run, new or resumed from its newest checkpoint, and closes it at the end. Saves the run if training fails.
+    """Yields the session of a run, new or resumed from its newest checkpoint, and closes it at the end.
 
-    Args:
-        pause_at: Frames at which the run pauses; 0 = never.
-
-    Raises:
-        InputError: The run cannot start here.
-        ActorError, LearnerError, MovedError, NonFiniteError, InputError: From the body, with a note that states whether the run was saved.
-        Exception: Any other error of the body, unchanged.
+    The run pauses at `pause_at` frames; 0 = never. Raises InputError if it cannot start here. If one of the errors that are named below
+    ends the body, the run is saved, and a note of the error states whether that worked.
     """
     with sole_writer(Path(config.run)) as lock, contextlib.ExitStack() as stack:
         session = Session(config, env, lock, stack, pause_at=pause_at)
@@ -163,7 +158,6 @@ class Session:
         self._update_numbers.clear()
 
     def count_update(self, update: Update) -> None:
-        """Counts one update of the batch."""
         self._update_numbers.append(update.number)
         self._losses = update.metrics
         if update.accepted:
@@ -258,7 +252,6 @@ class Session:
         self._log.close()
 
     def _save(self) -> None:
-        """`save` without the check of the folder."""
         self.learner.check_finite()
         with self._clock.disk():
             content = checkpoint_content(

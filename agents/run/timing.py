@@ -19,9 +19,7 @@ _WARM_UP_UPDATES = 20
 class Clock:
     """Measures time, speed and policy lag, in total and since the last log step.
 
-    Args:
-        seconds: Seconds that the run took in earlier processes.
-        state: Counters at the start of this process.
+    Earlier processes took `seconds`; `state` holds the counters at the start of this one.
     """
 
     def __init__(self, seconds: float, state: Counters, *, action_repeat: int) -> None:
@@ -65,21 +63,16 @@ class Clock:
             self._totals = self._totals._replace(disk=self._totals.disk + time.perf_counter() - began)
 
     def count_batch(self, batch: Batch, before: Sequence[int], state: Counters) -> None:
-        """Counts the updates of one batch.
+        """Counts the updates of one batch; `before` is the number of updates before each of them, `state` the counters after the batch.
 
         The policy lag of an update is the number of updates between the weights that acted and the weights that it changes. Every
         update has columns of every unroll of its batch, because a batch joins several unrolls or is one unroll (agents.setup.plan).
-
-        Args:
-            before: For each update of the batch, the number of updates before it.
-            state: Counters after the batch.
         """
         self._lags += [made - version for made in before for version in batch.weights_versions]
         before_batch = self._totals
-        self._totals = self._newest = Totals(
+        self._totals = self._newest = before_batch._replace(
             loop=time.perf_counter() - self._began,
             wait=before_batch.wait + batch.wait_seconds,
-            disk=before_batch.disk,
             actors=before_batch.actors + batch.actor_seconds,
             env=before_batch.env + batch.env_seconds,
             inference=before_batch.inference + batch.inference_seconds,

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from agents.acting.actor import ActingPolicy, Actor
 from agents.acting.policy import Policy
-from agents.fusion import FUSIONS, OPTIONS, SPATIAL_FUSIONS, TORSO, Fusion
+from agents.fusion import FUSIONS, OPTIONS, TORSO
+from agents.fusion.base import Fusion
+from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.learning.learner import Learner
 from agents.learning.replay import Replay
 from agents.network.actions import action_distribution
-from agents.network.agent import AgentNetwork, core_input_size
+from agents.network.agent import AgentNetwork
 from agents.network.context import ContextEncoder
 from agents.network.core import CORES, Core
 from agents.network.initialization import initialize
@@ -60,7 +62,8 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     )
     sites = config.fusion.sites
     actions = action_distribution(env)
-    x_size = core_input_size(torso, env.num_actions)
+    # Torso, last action, last reward.
+    x_size = int(torso.size) + env.num_actions + 1  # type: ignore[arg-type]
     core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
     # Of each site: the size of its input, and the size of its output.
     sizes = {

@@ -156,9 +156,7 @@ def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint. Only tensors and plain data are accepted, so nothing in the file can run code.
 
-    Raises:
-        DamagedCheckpointError: The file is truncated, damaged or crafted.
-        InputError: It is missing, cannot be opened, is not a checkpoint, or has another schema.
+    InputError as `read_tensors`, and if the file is not a checkpoint or has another schema.
     """
     content, has_checksum = read_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -197,17 +195,11 @@ def env_from_dict(data: dict[str, Any]) -> EnvSpec:
         )
 
     try:
-        env = EnvSpec(
-            **{
-                **data,
-                **{key: tuple(data[key]) for key in _TUPLES},
-                "observation": {
-                    key: ArraySpec(shape=tuple(array["shape"]), dtype=array["dtype"])
-                    for key, array in data["observation"].items()
-                },
-                "scores": {task: Score(**score) for task, score in data["scores"].items()},
-            }
-        )
+        arrays, scores = data["observation"].items(), data["scores"].items()
+        tuples = {key: tuple(data[key]) for key in _TUPLES}
+        observation = {key: ArraySpec(shape=tuple(array["shape"]), dtype=array["dtype"]) for key, array in arrays}
+        nested = {"observation": observation, "scores": {task: Score(**score) for task, score in scores}}
+        env = EnvSpec(**(data | tuples | nested))
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(error) from error
     tasks, counts = env.tasks, env.action_counts

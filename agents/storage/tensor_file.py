@@ -28,9 +28,7 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
 def read_tensors(path: Path) -> tuple[Any, bool]:
     """The content of a file, on the CPU, and whether the file has a checksum. Only tensors and plain data are accepted.
 
-    Raises:
-        DamagedCheckpointError: The file is truncated, damaged or crafted.
-        InputError: It is missing, or cannot be opened or read here.
+    DamagedCheckpointError if the file is truncated, damaged or crafted; InputError if it is missing, or cannot be opened or read here.
     """
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist: give a run folder or a checkpoint file.")

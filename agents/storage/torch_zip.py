@@ -162,18 +162,11 @@ def _check_pickle(pickled: bytes, sizes: dict[str, int]) -> None:
 
 def _check_storage(latest: list[_Pushed], sizes: dict[str, int]) -> None:
     first, *parts, last = latest if len(latest) == 7 else [""] * 7
-    literals = [part[0] for part in parts if isinstance(part, tuple)]
-    if first != "MARK" or last != "TUPLE" or len(literals) != len(parts):
-        raise _CraftedError("a tensor whose memory is not described as torch does")
+    literals: list[Any] = [part[0] if isinstance(part, tuple) else None for part in parts]
     word, kind, key, device, elements = literals
     # Any device is accepted: read_tensors maps it to the CPU.
-    if (
-        word != "storage"
-        or kind not in _STORAGES
-        or key not in sizes
-        or type(device) is not str
-        or type(elements) is not int
-    ):
+    is_described = (first, word, last) == ("MARK", "storage", "TUPLE") and kind in _STORAGES and key in sizes
+    if not is_described or type(device) is not str or type(elements) is not int:
         raise _CraftedError("a tensor whose memory is not described as torch does")
     if elements * _STORAGES[kind] != sizes[key]:
         raise _CraftedError(f"a tensor whose memory is not as long as its {sizes[key]:,} bytes")

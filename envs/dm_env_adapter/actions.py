@@ -67,12 +67,7 @@ class DmEnvActions:
 
 
 class _Component(NamedTuple):
-    """One leaf of the action.
-
-    Attributes:
-        minimum, maximum: Arrays of the leaf's shape and dtype.
-        idle: The value of a leaf of another player; None for a leaf of this player.
-    """
+    """One leaf of the action; its bounds have its shape and dtype. `idle`: the value of a leaf of another player, None for one of ours."""
 
     path: str
     minimum: NDArray[Any]

@@ -49,8 +49,7 @@ class DmEnvAdapter(gymnasium.Env[Any, Any]):
             environment's reward.
         draw: Environment -> picture uint8 [H, W, 3], for `render`.
 
-    Raises:
-        InputError: A spec without counterpart, or a `player` or `reward` that does not exist.
+    InputError for a spec without counterpart, or a `player` or `reward` that does not exist.
     """
 
     def __init__(
@@ -161,11 +160,7 @@ def _value(space: spaces.Space[Any], value: Any) -> Any:
 
 
 def _check_reward(environment: Any, reward: str) -> Keys | None:
-    """Keys of the observation that is the reward; None for the environment's reward.
-
-    Raises:
-        InputError: The reward or the discount is not one number.
-    """
+    """Keys of the observation that is the reward; None for the environment's. InputError unless reward and discount are one number each."""
     name = type(environment).__name__
     if not _is_number(environment.discount_spec()):
         raise InputError(f"{name} has several discounts: wrap it so that there is one.")

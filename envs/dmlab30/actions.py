@@ -53,11 +53,8 @@ ACTION_SETS: dict[str, tuple[tuple[int, ...], ...]] = {
 def action_vectors(name: str, custom: Sequence[Sequence[int]]) -> NDArray[np.intc]:
     """The vectors of an action set, intc [A, 7], contiguous and read-only. Row a is action a.
 
-    Args:
-        name: A key of ACTION_SETS, `custom` for the vectors of the argument `custom`, or the path of a JSON file with such vectors.
-
-    Raises:
-        InputError: Unknown name, unreadable file, or a vector that the engine would misread.
+    `name` is a key of ACTION_SETS, `custom` for the vectors of the argument `custom`, or the path of a JSON file with such vectors.
+    InputError for another name, an unreadable file, or a vector that the engine would misread.
     """
     if name in ACTION_SETS:
         rows: object = ACTION_SETS[name]

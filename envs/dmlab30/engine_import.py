@@ -42,11 +42,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 def import_deepmind_lab() -> ModuleType:
-    """The engine's module.
-
-    Raises:
-        InputError: It cannot be imported; the message names the cause.
-    """
+    """The engine's module. If it cannot be imported, the InputError names the cause."""
     try:
         import deepmind_lab
     except Exception as error:
@@ -59,10 +55,8 @@ def import_deepmind_lab() -> ModuleType:
 def check_level(module: ModuleType, path: str) -> None:
     """Checks that the script of a level exists: a file with an absolute path, or a level in the engine's folder, if that is readable.
 
-    The engine opens paths that end in .lua as files, relative to the working directory.
-
-    Raises:
-        InputError: It does not exist. The message names levels with a similar name, or the form of the path.
+    The engine opens paths that end in .lua as files, relative to the working directory. The InputError names levels with a similar name, or
+    the form of the path.
     """
     if path.endswith(".lua") and not path.startswith("/"):
         raise InputError(

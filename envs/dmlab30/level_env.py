@@ -55,14 +55,9 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
 
     A reset without a seed draws one from `np_random`. A reset is possible within an episode.
 
-    Args:
-        config: Options of the suite.
-        actions: Vectors intc [A, 7]; see envs.dmlab30.actions.
-        task: Name, or path of a level in the engine.
-
-    Raises:
-        InputError: The engine or the level cannot be loaded, or a second instance with the hardware renderer.
-        RuntimeError: Made in a process that was forked after an instance had been made: the engine would hang.
+    `actions` are vectors intc [A, 7] (envs.dmlab30.actions), `task` a name, or the path of a level in the engine. InputError if engine or
+    level cannot be loaded, or for a second instance with the hardware renderer. RuntimeError in a process that was forked after an
+    instance had been made: the engine would hang.
     """
 
     def __init__(self, config: DMLab30Config, actions: NDArray[np.intc], split: Split, task: str) -> None:
@@ -130,13 +125,7 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an episode.
-
-        Raises:
-            ValueError: A seed out of range.
-            InputError: The level cannot start its first episode.
-            RuntimeError: The engine failed at a later one.
-        """
+        """Starts an episode. InputError if the level cannot start its first one, RuntimeError if the engine fails at a later one."""
         if seed is not None and not 0 <= seed < SEEDS:
             raise ValueError(f"seed {seed} is out of range: DeepMind Lab has seeds from 0 to {SEEDS - 1}")
         super().reset(seed=seed)

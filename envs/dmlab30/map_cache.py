@@ -39,11 +39,7 @@ class LevelCache:
 
     Files are in 256 folders by the hash of their key. A rename makes each file appear complete. Above `max_bytes` the least recently used
     files are removed. A process counts the sizes again after it has written a twentieth of `max_bytes`, so several processes together may
-    exceed the limit for a while.
-
-    Args:
-        folder: Created when the first map is written.
-        max_bytes: Allowed size.
+    exceed the limit for a while. The folder is created when the first map is written.
 
     Attributes:
         hits, misses: Number of successful and failed calls of `fetch`.

@@ -40,11 +40,9 @@ class GymnasiumEngine:
     Args:
         make: Builds the environment of a task. Its observations are dicts with the keys of `spec.observation`, and `instruction`,
             a string, if the suite has instructions. It takes the actions of `spec`. `render()` gives a picture [H, W, 3].
-        spec, slots, split: See `envs.suites.make_env`.
         instruction_key: Key of the instruction in observations.
 
-    Raises:
-        InputError: An environment gives numbers that are not finite in all of several consecutive episodes.
+    Raises InputError if an environment gives numbers that are not finite in all of several consecutive episodes.
     """
 
     def __init__(
@@ -141,9 +139,7 @@ class GymnasiumEngine:
     def _break_off(self, before: list[Any], resets: list[bool]) -> None:
         """Ends the episodes whose observation or reward of this step is not finite.
 
-        Args:
-            before: What each slot showed before the step.
-            resets: Slots that only reset in it.
+        `before` is what each slot showed before the step; `resets`: slots that only reset in it.
         """
         arrays = [self._reward, *(self.observation[key] for key in self._float_keys)]
         if not (self._fruitless or self._errors) and all(np.isfinite(array).all() for array in arrays):
@@ -163,7 +159,6 @@ class GymnasiumEngine:
             del self._fruitless[row]
 
     def _record(self, row: int) -> None:
-        """Adds the Fault of a slot whose observation or reward is not finite."""
         reasons = [] if np.isfinite(self._reward[row]) else [f"the reward is {self._reward[row]}"]
         for key in self._float_keys:
             shown = self.observation[key][row]

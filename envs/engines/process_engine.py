@@ -45,14 +45,8 @@ class ProcessEngine:
 
     The processes ignore Ctrl-C, end with this process however it ends, and print to standard error.
 
-    Args:
-        make: See GymnasiumEngine. It is pickled, and the processes import what it needs.
-        spec, slots, split: See `envs.suites.make_env`.
-        hang_seconds: See `supervise`; the limit until that is called.
-
-    Raises:
-        InputError: `make` raised it.
-        SlotError: An environment raised something else, or a process ended.
+    `make` (see GymnasiumEngine) is pickled, and the processes import what it needs. Its InputErrors are raised here; SlotError if it raised
+    something else, or a process ended. `hang_seconds` is the limit until `supervise` is called.
     """
 
     def __init__(
@@ -185,8 +179,7 @@ class ProcessEngine:
     def _wait_for_resets(self, *, no_event_yet: bool) -> None:
         """Waits until every reset is done or past its deadline.
 
-        Args:
-            no_event_yet: No slot has made a step. Then also waits until one reset is done or has failed, whatever the deadlines.
+        With `no_event_yet` no slot has made a step. Then also waits until one reset is done or has failed, whatever the deadlines.
         """
         while self.resetting.any():
             rows = {self._processes[row].connection: row for row in np.flatnonzero(self.resetting).tolist()}

@@ -39,12 +39,7 @@ _MAIN = (
 
 
 class SlotError(RuntimeError):
-    """A slot's environment raised, or its process ended or does not answer. The message names task and slot.
-
-    Attributes:
-        task: Its name.
-        cause: One of envs.faults.CAUSES.
-    """
+    """A slot's environment raised, or its process ended or does not answer; `cause` is one of envs.faults.CAUSES."""
 
     def __init__(self, message: str, task: str, cause: str) -> None:
         super().__init__(message)
@@ -98,12 +93,10 @@ class SlotProcess:
                 send_handle(self.connection, descriptor, self._process.pid)
 
     def answer(self, slot: int, task: str, hang_seconds: float) -> Any:
-        """Waits for the next answer, until `hang_seconds` after the last message.
+        """Waits for the next answer, until `hang_seconds` after the last message. Raises an InputError of the process.
 
-        Raises:
-            InputError: The process raised it.
-            SlotError: The environment raised something else, or the process does not answer or has ended. Then it is dead, and so are
-                the programs that it started.
+        SlotError if the environment raised something else, or the process does not answer or has ended. Then it is dead, and so are the
+        programs that it started.
         """
         name = f"the process of slot {slot} (task {task})"
         lost = ""

@@ -33,17 +33,12 @@ class Actions:
     A Discrete space is one choice, and a Box of floats is continuous. A MultiDiscrete, a MultiBinary, a Box of integers, and a Dict or
     Tuple of choices are several choices, in the order of their parts.
 
-    Args:
-        space: The environment's action space.
+    Raises UnsupportedSpaceError if the space has no counterpart, or is empty.
 
     Attributes:
-        kind: As `EnvSpec.action_kind`.
+        kind, low, high: As `EnvSpec.action_kind`, `action_low` and `action_high`.
         sizes: Number of choices of each component; empty for continuous actions.
-        low, high: As `EnvSpec.action_low`, `action_high`.
         space: The suite's action space.
-
-    Raises:
-        UnsupportedSpaceError: The space has no counterpart, or is empty.
     """
 
     def __init__(self, space: Space) -> None:
@@ -93,11 +88,7 @@ def suite_space(kind: ActionKind, sizes: Sequence[int], low: Sequence[float], hi
 
 
 def sample_legal(space: Space, legal: NDArray[np.bool_] | None) -> Any:
-    """A random action of a suite's space.
-
-    Args:
-        legal: One entry per choice of each component, concatenated; None if all are legal.
-    """
+    """A random action of a suite's space. `legal`: one entry per choice of each component, concatenated; None if all are legal."""
     if legal is None or isinstance(space, spaces.Box):
         return space.sample()
     mask = legal.astype(np.int8)
@@ -177,11 +168,7 @@ class MaskReader:
     multi-discrete actions it holds one per choice of each component, concatenated; for Dict and Tuple actions it may also be a Dict or
     Tuple of masks. Without a mask every action is legal. At the end of an episode a mask that forbids everything is ignored.
 
-    Args:
-        task: Its name in messages.
-        env: The environment.
-        sizes: As `Actions.sizes`.
-        length: Length of the suite's masks; a task with fewer actions uses the first ones.
+    `sizes` are those of `Actions`. The suite's masks have the length `length`; a task with fewer actions uses the first ones.
     """
 
     def __init__(self, task: str, env: gymnasium.Env[Any, Any], sizes: Sequence[int], length: int) -> None:
@@ -192,8 +179,7 @@ class MaskReader:
     def read(self, seen: Any, info: Mapping[str, Any] | None, *, final: bool = False) -> NDArray[np.bool_]:
         """The mask of one observation, bool [length].
 
-        Raises:
-            InputError: It has another length than the actions, or forbids all of them although the observation is not `final`.
+        InputError if it has another length than the actions, or forbids all of them although the observation is not `final`.
         """
         legal = np.arange(self._length) < self._own
         mask = seen[MASK] if self._in_observation else (info or {}).get(MASK)

@@ -16,22 +16,14 @@ API = "reset(seed=, options=) -> (observation, info) and step(action) -> (observ
 
 
 def check_reset(task: str, returned: Any) -> tuple[Any, dict[str, Any]]:
-    """(observation, info) of the result of `reset`. An info of None becomes {}.
-
-    Raises:
-        InputError: Another result, as from an environment for gym before 0.26.
-    """
+    """(observation, info) of the result of `reset`; InputError for another result. An info of None becomes {}."""
     if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict | None)):
         _refuse(task, "returns from reset an observation without an info")
     return returned[0], returned[1] or {}
 
 
 def check_step(task: str, returned: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-    """The five results of `step`, with the reward as float and the ends as bool. Arrays of one element are accepted.
-
-    Raises:
-        InputError: Another result.
-    """
+    """The five results of `step`, the reward as float and the ends as bool, or InputError. Arrays of one element are accepted."""
     if not isinstance(returned, tuple | list) or len(returned) != 5:
         many = f"{len(returned)} values" if isinstance(returned, tuple | list) else type(returned).__name__
         _refuse(task, f"returns from step {many} instead of 5")
@@ -63,11 +55,7 @@ def _single(task: str, name: str, value: Any, kind: type) -> Any:
 
 
 def raise_if_outdated(task: str, env: Any, error: Exception) -> None:
-    """Raises InputError if `error`, which `reset` or `step` raised, shows that the environment has another interface.
-
-    Args:
-        env: Without its wrappers.
-    """
+    """InputError if `error`, which `reset` or `step` raised, shows that the environment, here without wrappers, has another interface."""
     text = str(error)
     if isinstance(error, ValueError):
         # Wrappers unpack results of `reset` and `step`; an environment may unpack anything.

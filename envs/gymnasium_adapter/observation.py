@@ -52,14 +52,9 @@ def is_text(space: Any) -> bool:
 
 
 def find_parts(space: Any, layout: str = "auto", *, masked: bool = False) -> Parts:
-    """The parts of a space.
+    """The parts of a space. `layout` is as in `find_picture`; if `masked`, the entry `action_mask` of a Dict is no part.
 
-    Args:
-        layout: See `envs.gymnasium_adapter.pictures.find_picture`.
-        masked: Whether the entry `action_mask` of a Dict is no part.
-
-    Raises:
-        UnsupportedSpaceError: A part is no fixed number of values or an ambiguous picture, pictures differ in size, or nothing is left.
+    UnsupportedSpaceError if a part is no fixed number of values or an ambiguous picture, pictures differ in size, or nothing is left.
     """
     found = Parts({}, {}, [])
     for path, leaf in leaves(space):
@@ -82,13 +77,7 @@ def find_parts(space: Any, layout: str = "auto", *, masked: bool = False) -> Par
 
 
 class Observer:
-    """Converts an environment's observations to those of a suite.
-
-    Args:
-        task: Its name in messages.
-        found: The parts of the environment's space.
-        length: Length of the suite's `vector`; the rest is padded with zeros.
-    """
+    """Converts an environment's observations to those of a suite, whose `vector` has the length `length`; the rest is zeros."""
 
     def __init__(self, task: str, found: Parts, length: int) -> None:
         self._task, self._length = task, length
@@ -99,9 +88,8 @@ class Observer:
     def show(self, seen: Any, call: str) -> Observation:
         """`image` and `vector` of the observation that `call` (reset or step) returned; new arrays, or views of it.
 
-        Raises:
-            InputError: Shape or dtype differ from the space, or the range of the first picture does.
-            NotFiniteError: A picture has numbers that are not finite, which uint8 cannot represent.
+        InputError if shape or dtype differ from the space, or the range of the first picture does. NotFiniteError if a picture has
+        numbers that are not finite, which uint8 cannot represent.
         """
         shown: Observation = {}
         if self._pictures:

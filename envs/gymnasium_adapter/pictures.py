@@ -92,8 +92,7 @@ def find_picture(space: Any, layout: str = "auto", *, nested: bool = False) -> P
             picture. `none` finds no pictures.
         nested: Whether the space is nested deeper than in one Dict; only `auto` finds pictures there.
 
-    Raises:
-        UnsupportedSpaceError: A picture whose axes or brightness are ambiguous.
+    UnsupportedSpaceError if the axes or the brightness of a picture are ambiguous.
     """
     if not isinstance(space, spaces.Box) or layout == "none" or not math.prod(space.shape):
         return None
@@ -136,10 +135,7 @@ def _rows(shape: tuple[int, ...], *, grey: int) -> tuple[int, ...]:
     """The axes that may be the rows; the columns are the next axis.
 
     Rows and columns are longer than every other axis. Unless they are equal, each other axis has length 1, 3 or 4, or at most
-    half of theirs.
-
-    Args:
-        grey: Minimum side of a picture without channels.
+    half of theirs. `grey` is the minimum side of a picture without channels.
     """
     if len(shape) == 2:
         return (0,) if min(shape) >= grey else ()
@@ -160,8 +156,7 @@ def _rows(shape: tuple[int, ...], *, grey: int) -> tuple[int, ...]:
 def join_shapes(found: dict[str, Picture]) -> tuple[int, int, int] | None:
     """The shape of `image`, which is all pictures (by name) concatenated along the channels; None without pictures.
 
-    Raises:
-        UnsupportedSpaceError: They have different sizes.
+    UnsupportedSpaceError if they have different sizes.
     """
     if not found:
         return None

@@ -20,18 +20,15 @@ from system.errors import InputError
 
 
 class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructorArgs):
-    """An environment with the observations and actions of an EnvSpec.
+    """An environment with the observations and actions of an EnvSpec. `find_parts` and `Actions` must accept its spaces.
+
+    `reset` and `step` raise InputError if a result violates gymnasium's interface or the environment's space, or a mask its actions, and
+    NotFiniteError if a picture has numbers that are not finite.
 
     Args:
-        env: Any whose spaces `find_parts` and `Actions` accept.
-        task: Its name in messages.
         observation: Of the suite. A shorter `vector` is padded with zeros.
         pictures: Layout of pictures; see `envs.gymnasium_adapter.pictures.find_picture`.
         instruction: Whether the suite has instructions: the texts of the observation.
-
-    Raises:
-        InputError: By `reset` and `step`, if a result violates gymnasium's interface or the environment's space, or a mask its actions.
-        NotFiniteError: By `reset` and `step`, if a picture has numbers that are not finite.
     """
 
     def __init__(
@@ -99,11 +96,7 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         return shown
 
     def render(self) -> Any:
-        """The picture [H, W, 3].
-
-        Raises:
-            InputError: The environment draws none, or drawing fails, for example because a package is missing.
-        """
+        """The picture [H, W, 3]. InputError if there is none, or drawing fails, for example because a package is missing."""
         try:
             picture = to_rgb(self.env.render())
         except NotImplementedError:

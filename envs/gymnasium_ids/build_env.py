@@ -29,8 +29,7 @@ at every restart, resume and evaluation.
 def build_env(task: str, options: dict[str, Any], wrapper_names: Sequence[str]) -> gymnasium.Env[Any, Any]:
     """One environment of a task in its wrappers. What it prints goes to standard error.
 
-    Raises:
-        InputError: The module, the environment or a wrapper cannot be made, or one of REFUSED_WRAPPERS is among them.
+    InputError if the module, the environment or a wrapper cannot be made, or one of REFUSED_WRAPPERS is among them.
     """
     # Redirected, not swallowed: another thread may write to the terminal meanwhile.
     with contextlib.redirect_stdout(sys.stderr):
@@ -82,11 +81,8 @@ def _make_bare(task: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     metadata = getattr(creator, "metadata", None)
     # Without the checker, which costs as much per step as a small environment. `SuiteTask` and `probe` check what matters here.
     make = partial(gymnasium.make, name, disable_env_checker=True, **options)
-    if (
-        isinstance(metadata, dict)
-        and "rgb_array" in (metadata.get("render_modes") or ())
-        and "render_mode" not in options
-    ):
+    modes = metadata.get("render_modes") if isinstance(metadata, dict) else None
+    if "rgb_array" in (modes or ()) and "render_mode" not in options:
         # Some declare rgb_array but refuse the argument, or lack what they draw with. They can still be played.
         with contextlib.suppress(Exception):
             return make(render_mode="rgb_array")

@@ -28,15 +28,10 @@ _probed: set[str] = set()
 
 
 def probe(make: MakeEnv, spec: EnvSpec, *, processes: bool, key: str) -> None:
-    """Plays the first step of an episode of every task. A `key` is probed only once per process.
+    """Plays the first step of an episode of every task. A `key`, for a suite and its options, is probed only once per process.
 
-    Args:
-        make: See `envs.engines.gymnasium_engine.GymnasiumEngine`.
-        processes: Whether each environment has its own process. Crashes and hangs are ignored then, because the run restarts the process.
-        key: Identifies the suite and its options.
-
-    Raises:
-        InputError: An environment violates its interface, or fails three times out of three.
+    With `processes`, crashes and hangs are ignored, because the run restarts the process. InputError if an environment violates its
+    interface, or fails three times out of three.
     """
     if key in _probed:
         return

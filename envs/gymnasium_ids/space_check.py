@@ -13,11 +13,7 @@ from envs.gymnasium_adapter.api import as_array
 
 
 class SpaceChecker(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment whose observations are compared with its observation space.
-
-    Args:
-        report: Called with a sentence for each observation outside the space.
-    """
+    """An environment that calls `report` with a sentence for each observation outside its observation space."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], report: Callable[[str], object]) -> None:
         super().__init__(env)

@@ -102,9 +102,9 @@ def _texts(tree: Any) -> Iterator[str]:
 
 
 def make_spec(config: GymnasiumConfig) -> EnvSpec:
-    """Describes the suite.
+    """Describes the suite: makes and closes one environment of each task to read its spaces.
 
-    Makes and closes one environment of each task to read its spaces. Then resets and steps another one once, to find environments that
+    Then resets and steps another one once, to find environments that
     violate gymnasium's interface before the run starts (`envs.gymnasium_ids.probe`).
     """
     tasks = expand_tasks(config.tasks, PRESETS)
@@ -184,12 +184,7 @@ def settle(config: GymnasiumConfig, spec: EnvSpec) -> GymnasiumConfig:
 
 
 class Interface(NamedTuple):
-    """The interface of one environment.
-
-    Attributes:
-        has_mask: Whether it has action masks.
-        frame_rate: Steps per second, as its `render_fps` declares; 0 if it declares none.
-    """
+    """The interface of one environment. `frame_rate`: steps per second, as its `render_fps` declares; 0 if it declares none."""
 
     parts: Parts
     actions: Actions

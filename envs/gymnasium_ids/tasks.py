@@ -11,13 +11,7 @@ _MOST_LETTERS = 1000
 
 
 class TaskCall(NamedTuple):
-    """The parts of a task's name.
-
-    Attributes:
-        module: Module to import first; "" for none.
-        name: Argument of `gymnasium.make`.
-        options: Keyword arguments of `gymnasium.make`, for this task alone.
-    """
+    """The parts of a task's name: the module to import first ("" for none), and argument and keyword arguments of `gymnasium.make`."""
 
     module: str
     name: str
@@ -25,11 +19,7 @@ class TaskCall(NamedTuple):
 
 
 def parse_task(task: str) -> TaskCall:
-    """Parses a task's name. Options are literals, so nothing is evaluated.
-
-    Raises:
-        InputError: The brackets hold anything but a list of `name=literal`.
-    """
+    """Parses a task's name. Options are literals, so nothing is evaluated. InputError for anything but a list of `name=literal`."""
     head, bracket, rest = task.partition("(")
     module, _, name = head.rpartition(":")
     return TaskCall(module, name, _options(task, rest) if bracket else {})

@@ -31,11 +31,7 @@ _MOST_BYTES = 2**20
 
 
 class Words:
-    """The texts that were read while a vocabulary was collected.
-
-    Attributes:
-        longest: Number of words of the longest text.
-    """
+    """The texts that were read while a vocabulary was collected; the longest has `longest` words."""
 
     def __init__(self) -> None:
         self.longest = 0
@@ -89,11 +85,7 @@ def _sampled(space: Space) -> Iterable[str]:
 
 
 def read_vocabulary(vocabulary: Any) -> tuple[str, ...]:
-    """The words of `env.vocabulary`: a list of words, or the path of a file of words separated by white space.
-
-    Raises:
-        InputError: It is neither, or an entry is no single word.
-    """
+    """The words of `env.vocabulary`: a list of words, or the path of a file of words separated by white space; otherwise InputError."""
     if isinstance(vocabulary, str):
         try:
             vocabulary = read_bounded(Path(vocabulary), _MOST_BYTES).split()

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion import LowRank
+from agents.fusion.multiplicative import LowRank
 from agents.network.core import CORES
 from agents.network.initialization import keep_variance
 

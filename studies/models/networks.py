@@ -14,7 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from agents.fusion import FUSIONS, Fusion, identity_segments
+from agents.fusion import FUSIONS
+from agents.fusion.base import Fusion
+from agents.fusion.segments import identity_segments
 from agents.network.initialization import RELU_GAIN, keep_variance
 
 MULTI_HEAD = "multi_head"

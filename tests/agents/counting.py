@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from agents.acting.actor import Actor
 from agents.acting.policy import Policy
-from agents.fusion import Segments
+from agents.fusion.segments import Segments
 from agents.network.actions import Categorical
 from agents.network.agent import AgentOutput, Modulations
 from agents.network.context import Contexts

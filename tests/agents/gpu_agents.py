@@ -8,7 +8,8 @@ import torch
 from fakes import ACTIONS, fake_config, fake_env, fake_network
 from pretended_gpu import GPU, host
 
-from agents.fusion import FUSIONS, SPATIAL_FUSIONS
+from agents.fusion import FUSIONS
+from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.learning.learner import Learner
 from agents.network.core import CORES
 from agents.setup.builder import build_learner

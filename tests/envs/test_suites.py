@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 from omegaconf import OmegaConf
 
-from envs.suites import SUITES, EnvConfig, get_suite
+from envs.suite import EnvConfig
+from envs.suites import SUITES, get_suite
 from system.errors import InputError
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion import LowRank
+from agents.fusion.multiplicative import LowRank
 from conf.loading import compose_study
 from conf.studies_schema import LanguageConfig
 from studies.harness import jobs

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents.fusion import FUSIONS, identity_segments
+from agents.fusion import FUSIONS
+from agents.fusion.segments import identity_segments
 from studies.models.networks import (
     MULTI_HEAD,
     PERCEPTRONS,

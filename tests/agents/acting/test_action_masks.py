@@ -16,7 +16,7 @@ import train
 from agents.acting.actor import Actor
 from agents.acting.policy import Policy
 from agents.evaluation.episodes import evaluation_spec, load_agent, make_task_env
-from agents.fusion import Segments
+from agents.fusion.segments import Segments
 from agents.network.actions import _gumbel, action_distribution
 from agents.network.heads import ActionMask
 from agents.runtime.base import StreamPositions

@@ -101,7 +101,7 @@ def test_weights_changed_clears_the_cache() -> None:
 
 def logits_of(network: AgentNetwork, inputs: dict[str, Tensor]) -> Tensor:
     """Computed with the network alone, from a zero core state."""
-    from agents.fusion import identity_segments
+    from agents.fusion.segments import identity_segments
 
     encoder = network.context_encoder
     rows = encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy())

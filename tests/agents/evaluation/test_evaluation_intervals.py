@@ -144,8 +144,8 @@ def test_episodes_that_are_all_alike_are_not_certain() -> None:
     assert return_range(np.zeros(4), np.zeros(4)) == (0, 1)
     # A probe's drop: the other evaluation extends the known range.
     ones, others = {"a": episodes_of([5] * 50)}, {"a": episodes_of([5] * 49 + [0])}
-    assert drop(ones, ones)["return_drop_interval"] is None
-    low, high = drop(ones, others)["return_drop_interval"]
+    assert drop(ones, ones, {})["return_drop_interval"] is None
+    low, high = drop(ones, others, {})["return_drop_interval"]
     assert low < 0.1 < high < 0.6
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from agents.acting.actor import Actor
 from agents.acting.policy import ContextOverride, ContextRows, Policy, context_rows
 from agents.evaluation.probes import PROBES, Record, Shuffle, Swap, zero
-from agents.fusion import Segments
+from agents.fusion.segments import Segments
 from agents.network.agent import AgentNetwork, Modulations
-from agents.network.context import CONTEXTS
 from agents.trajectory import OBSERVED, Trajectory, allocate, trajectory_spec
+from conf.names import CONTEXTS
 from envs.spec import Slot
 from envs.vector import MultitaskVectorEnv
 

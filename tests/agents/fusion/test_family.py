@@ -10,7 +10,9 @@ from pairwise import pairwise
 from test_fusion import NAMES, build, disturbed, draw
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion import FUSIONS, OPTIONS, SPATIAL_FUSIONS, Fusion, SpatialFusion
+from agents.fusion import FUSIONS, OPTIONS
+from agents.fusion.base import Fusion
+from agents.fusion.spatial import SPATIAL_FUSIONS, SpatialFusion
 
 LINEAR_IN_X = [name for name in NAMES if FUSIONS[name].linear_in_x]  # type: ignore[attr-defined]
 AFFINE_IN_Z = [name for name in NAMES if FUSIONS[name].affine_in_z]  # type: ignore[attr-defined]

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion import FUSIONS, OPTIONS, FiLM, Fusion, Segments, grouped_linear, identity_segments
+from agents.fusion import FUSIONS, OPTIONS
+from agents.fusion.base import Fusion
+from agents.fusion.gating import FiLM
 from agents.fusion.padding import bucket_size
+from agents.fusion.segments import Segments, grouped_linear, identity_segments
 
 NAMES = sorted(FUSIONS)
 

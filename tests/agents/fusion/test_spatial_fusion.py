@@ -10,7 +10,8 @@ from test_family import spatial
 from test_fusion import disturbed, draw, gradients
 from torch import Tensor
 
-from agents.fusion import SPATIAL_FUSIONS, Segments, SpatialFusion
+from agents.fusion.segments import Segments
+from agents.fusion.spatial import SPATIAL_FUSIONS, SpatialFusion
 
 CASES = [(name, {}) for name in sorted(SPATIAL_FUSIONS)] + [("attention", {"keys": "content"})]
 IDS = ["-".join([name, *options.values()]) for name, options in CASES]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_learners import B, T, make_batch, make_learner
 
-from agents.fusion import identity_segments
+from agents.fusion.segments import identity_segments
 from agents.learning.learner import Learner
 from agents.learning.popart import PopArt, sigma
 from agents.trajectory import OBSERVED, Trajectory

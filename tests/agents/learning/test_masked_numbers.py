@@ -10,7 +10,7 @@ import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from pairwise import pairwise
 
-from agents.fusion import Segments
+from agents.fusion.segments import Segments
 from agents.learning import losses
 from agents.learning.popart import target_sums
 from agents.learning.vtrace import vtrace

@@ -17,7 +17,8 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from agents.acting.policy import Policy
-from agents.fusion import FUSIONS, Segments
+from agents.fusion import FUSIONS
+from agents.fusion.segments import Segments
 from agents.learning.learner import Learner
 from agents.network.actions import (
     LEAST_STD,

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.network.context import CONTEXTS, ContextEncoder, Contexts, distinct_rows
+from agents.network.context import ContextEncoder, Contexts, distinct_rows
+from conf.names import CONTEXTS
 
 TASKS, WORDS, LENGTH = 3, 9, 5
 

@@ -13,13 +13,15 @@ from pairwise import pairwise
 from torch import Tensor, nn
 
 from agents.acting.policy import Policy
-from agents.fusion import FUSIONS, SPATIAL_FUSIONS
+from agents.fusion import FUSIONS
+from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.network.core import CORES
-from agents.network.initialization import INITIALIZATIONS, initialize, keep_variance
+from agents.network.initialization import initialize, keep_variance
 from agents.setup.builder import build_network
 from conf.loading import compose_train
+from conf.names import INITIALIZATIONS
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec, Slot, Split
 from envs.suites import make_env, make_spec

@@ -11,12 +11,15 @@ from fakes import fake_batch, fake_config, fake_env, fake_network
 from pairwise import pairwise
 from torch import Tensor
 
-from agents.fusion import FLAT_SITES, FUSIONS, SPATIAL_FUSIONS, Segments
+from agents.fusion import FLAT_SITES, FUSIONS
+from agents.fusion.segments import Segments
+from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.network.agent import AgentNetwork, AgentOutput
-from agents.network.context import CONTEXTS, distinct_rows
+from agents.network.context import distinct_rows
 from agents.network.core import CORES
 from agents.network.heads import ActionMask, ValueHead
 from agents.trajectory import OBSERVED, Trajectory
+from conf.names import CONTEXTS
 
 T, B = 7, 4
 ENV = fake_env()

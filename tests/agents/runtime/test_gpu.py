@@ -15,8 +15,8 @@ from torch import Tensor
 
 from agents.acting import cuda_graphs
 from agents.acting.policy import ALL_SLOTS, Policy
-from agents.fusion import Segments
 from agents.fusion.device_transfer import send_one
+from agents.fusion.segments import Segments
 from agents.network.agent import AgentNetwork
 from agents.runtime.processes.buffers import SharedWeights
 from agents.trajectory import OBSERVED
