@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from conf.schema import EvaluateConfig, TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import make_spec, settle
 from system.errors import InputError
-from system.files import parse_json, read_json, read_lines, write_json
+from system.files import parse_json, read_json, read_lines, write_json, write_whole
 from system.plain_data import COUNT
 
 _LOG_STEPS = 100
@@ -237,11 +238,12 @@ def check_existing_run(cell: Cell, but: Collection[str] = ()) -> None:
 
 
 def save_cell(cell: Cell) -> None:
-    """Writes cell.json, from which another process loads the cell."""
+    """Writes cell.json, from which another process loads the cell. Infinite numbers stay as they are: runtime.hang_seconds=inf is valid."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     content = {"name": cell.name, "variant": cell.variant, "seed": cell.seed, "pause_at": cell.pause_at}
     evaluate = to_dict(cell.evaluate) if cell.evaluate else None
-    write_json(cell.folder / CELL_FILE, content | {"train": to_dict(cell.train), "evaluate": evaluate})
+    content |= {"train": to_dict(cell.train), "evaluate": evaluate}
+    write_whole(cell.folder / CELL_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def load_cell(folder: Path) -> Cell:

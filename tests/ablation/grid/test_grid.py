@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,14 @@ def test_a_cell_is_saved_and_loaded(grid: dict[str, Cell]) -> None:
     change(cell.folder / "cell.json", seed=None)
     with pytest.raises(InputError, match="does not describe a run of a grid: give the same ablate.py command again"):
         load_cell(cell.folder)
+
+
+def test_a_cell_may_wait_without_end(tmp_path: Path) -> None:
+    endless = ("hang_seconds", "reset_patience", "restart_window")
+    cell, *_ = cells_of(f"folder={tmp_path}", *(f"runtime.{key}=inf" for key in endless))
+    save_cell(cell)
+    loaded = load_cell(cell.folder)
+    assert loaded == cell and all(getattr(loaded.train.runtime, key) == math.inf for key in endless)
 
 
 def finished(cell: Cell) -> None:
