@@ -1,6 +1,6 @@
 """The names that configuration values may take.
 
-`conf` imports nothing of `agents`, so these tables repeat the keys of the tables there; tests/test_config.py holds both equal.
+`conf` imports nothing of `agents`. If a table there has the same names as keys, tests/test_config.py holds both equal.
 """
 
 from __future__ import annotations
