@@ -150,7 +150,7 @@ def test_drops_and_their_intervals() -> None:
     def episodes(successes: Any, length: int = 3) -> list[Episode]:
         return [Episode(None, 2 * success, length, success) for success in successes]
 
-    row = drop({"a": episodes(before), "b": episodes([1, 1])}, {"a": episodes(after), "b": episodes([0, 1])})
+    row = drop({"a": episodes(before), "b": episodes([1, 1])}, {"a": episodes(after), "b": episodes([0, 1])}, {})
     assert row["success_drop"] == pytest.approx((value + 0.5) / 2)
     assert row["return_drop"] == pytest.approx(value + 0.5)
     assert not row["unchanged"]
