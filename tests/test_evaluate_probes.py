@@ -155,15 +155,15 @@ def test_drops_and_their_intervals() -> None:
     assert row["return_drop"] == pytest.approx(value + 0.5)
     assert not row["unchanged"]
     # What no suite knows has no drop.
-    row = drop({"a": episodes([np.nan, np.nan])}, {"a": episodes([np.nan, np.nan])})
+    row = drop({"a": episodes([np.nan, np.nan])}, {"a": episodes([np.nan, np.nan])}, {})
     assert (row["success_drop"], row["success_drop_interval"]) == (None, None)
     # Equal episodes show that nothing changed, but not that nothing could change.
     same = episodes([0.0, 1.0])
-    row = drop({"a": same}, {"a": list(same)})
+    row = drop({"a": same}, {"a": list(same)}, {})
     assert row["unchanged"]
     assert row["return_drop_interval"] == pytest.approx((-1.8, 1.8), abs=0.1)
-    assert drop({"a": same}, {"a": list(same)}, certain=True)["return_drop_interval"] == (0, 0)
-    other = drop({"a": same}, {"a": episodes([0.0, 1.0], 4)}, certain=True)
+    assert drop({"a": same}, {"a": list(same)}, {}, certain=True)["return_drop_interval"] == (0, 0)
+    other = drop({"a": same}, {"a": episodes([0.0, 1.0], 4)}, {}, certain=True)
     assert not other["unchanged"]
     assert other["return_drop_interval"] == row["return_drop_interval"]
 
