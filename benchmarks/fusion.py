@@ -1,21 +1,24 @@
-"""The price of a fusion:  python -m benchmarks.fusion [rounds=7] [seconds=0.3] [cases=default,short-episodes,20-tasks]
-[fusions=concat,gated,film,low_rank,mi] [sites=core_input,all] [key=value of train.py ...]
+"""The price of a fusion.
 
-Measures the cost of one learner update, and of one acting step with cached modulations, for each case, set of sites and fusion. All
-fusions have the same recorded data. Fusions take turns; the first round is dropped.
+Usage:
 
-    cases    default         the default suite of train.py
-             short-episodes  BabyAI-GoToObj: about 20 steps per episode, a new instruction at every reset
-             20-tasks        20 tasks of `conditional`, with the task id as context
-             layers          each form alone, without an agent: condition, modulate and both with gradients.
-                             (T, B) is (1, 64), (20, 32) or (80, 32); contexts are constant, occurring or different at every step.
-                             Includes plain implementations of `mi`. Not a default case, because it takes minutes
-                             (`cases=layers rounds=3 seconds=0.05`)
-    sites    core_input, or all: core_input, policy and value
+    python -m benchmarks.fusion [rounds=7] [seconds=0.3] [cases=default,short-episodes,20-tasks]
+    [fusions=concat,gated,film,low_rank,mi] [sites=core_input,all] [key=value of train.py ...]
 
-Prints one line of JSON each. The main result is times_concat: cost divided by that of concat in the same round, {median, min, max}.
-cpu_times_concat is the same for processor time, which varies less on a busy machine. learner_modulation_bytes is the size of all
-modulations of one update (their gradient takes as much again); acting_modulation_bytes is the size of an actor's cache.
+Measures the cost of one learner update, and of one acting step with cached modulations. Does so for each case, set of sites and fusion.
+All fusions have the same recorded data. Fusions take turns; the first round is dropped.
+
+- cases=default: The default suite of train.py.
+- cases=short-episodes: BabyAI-GoToObj, with about 20 steps per episode and a new instruction at every reset.
+- cases=20-tasks: 20 tasks of `conditional`, with the task id as context.
+- cases=layers: Each form alone, without an agent: condition, modulate and both with gradients.
+  (T, B) is (1, 64), (20, 32) or (80, 32); contexts are constant, occurring or different at every step.
+  Includes plain implementations of `mi`. Not a default case, because it takes minutes (`cases=layers rounds=3 seconds=0.05`).
+- sites: core_input, or all: core_input, policy and value.
+
+Prints one line of JSON each. The main result is times_concat: cost divided by that of concat in the same round, {median, min, max}. The
+field cpu_times_concat is the same for processor time, which varies less on a busy machine. The field learner_modulation_bytes is the size
+of all modulations of one update (their gradient takes as much again). The field acting_modulation_bytes is the size of an actor's cache.
 """
 
 from __future__ import annotations

@@ -1,8 +1,13 @@
-"""The effect of one large reward on a training:  python -m benchmarks.large_reward [seeds=5] [size=10000] [control=1] [at=60] [updates=400]
-[window=100] [case="name: key=value ..."] [key=value of train.py ...]
+"""The effect of one large reward on a training.
 
-Each case runs three times from each seed, in this process: undisturbed, with `control`, and with `size` added to the reward of one step
-at update `at`. This changes only the learner's reward, not the logged return. The runs continue for `updates` updates.
+Usage:
+
+    python -m benchmarks.large_reward [seeds=5] [size=10000] [control=1] [at=60] [updates=400]
+    [window=100] [case="name: key=value ..."] [key=value of train.py ...]
+
+Each case runs three times from each seed, in this process. The first run is undisturbed. In the second, `control` is added to the reward of
+one step at update `at`; in the third, `size`. This changes only the learner's reward, not the logged return. The runs continue for
+`updates` updates.
 
 Prints one line of JSON for each seed. It has the mean return of the episodes in each window of `window` updates after that reward, for the
 three runs, and the largest factor by which sigma grew. `updates_to_recover` is the end of the first window from which on the mean return is

@@ -1,12 +1,19 @@
-"""Update rate of several learners:  python -m benchmarks.learners [rounds=5] [seconds=5] [learners=1,2] [key=value of train.py ...]
+"""Update rate of several learners.
 
-Data-parallel learning without actors: every learner is a process (learner_team.py) that learns from its part of a synthetic batch and has
-an equal part of the cores. The cases take turns; the others wait. The default batch is large, because gradient sums cost more than they
-gain with a small one.
+Usage:
 
-Prints one line of JSON for each number of learners: updates_per_second and columns_per_second {median, min, max}; times_first, their ratio
-to the first case in the same round; reduce, the share of time in gradient sums, including waits for the slowest learner; threads, of each
-learner.
+    python -m benchmarks.learners [rounds=5] [seconds=5] [learners=1,2] [key=value of train.py ...]
+
+Data-parallel learning without actors. Every learner is a process (learner_team.py). It learns from its part of a synthetic batch and has an
+equal part of the cores. The cases take turns; the others wait. The default batch is large, because gradient sums cost more than they gain
+with a small one.
+
+Prints one line of JSON for each number of learners:
+
+- updates_per_second and columns_per_second: {median, min, max}.
+- times_first: Their ratio to the first case in the same round.
+- reduce: The share of time in gradient sums, including waits for the slowest learner.
+- threads: The threads of each learner.
 """
 
 from __future__ import annotations

@@ -66,8 +66,9 @@ def check_fusion(fusion: FusionConfig) -> None:
 
 
 def check_columns(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
-    """Checks that fresh and replayed columns are whole numbers, that they and the actors divide evenly among the learners, and that the
-    fresh ones of all learners and of each fill unrolls or an even part of one.
+    """Checks that fresh and replayed columns are whole numbers, and that they and the actors divide evenly among the learners.
+
+    Also checks that the fresh ones of all learners and of each fill unrolls or an even part of one.
     """
     learners, slots = learner.num_processes, runtime.slots_per_actor
     fraction, columns = learner.replay_fraction, learner.batch_size or slots

@@ -1,4 +1,4 @@
-"""Human-normalised scores: the mean return of a task, scaled so that random play has 0 and a human 100.
+"""Human-normalised scores: the scaled mean return of a task. Random play has 0 and a human 100:
 
     score = 100 (return - random) / (human - random)
 

@@ -1,5 +1,7 @@
 """IMPALA with a multiplicative interaction of observation and context: the whole idea in one file.
 
+Usage:
+
     python examples/impala_mi.py                                      # about a minute on one core
     python examples/impala_mi.py --seed 1 --learning_rate 1e-3        # every field of Settings is an option
 
@@ -9,12 +11,12 @@ context z, a learned vector. The network multiplies x by a matrix W'(z), which i
 
 The file reads from the top down:
 
-    train                       the loop: play an unroll, learn from it, report
-    Actor                       plays T steps in B environments and returns a Trajectory
-    MultiplicativeInteraction   conditions once per context, modulates at every step
-    Agent                       torso -> interaction with z -> LSTM -> policy and baseline
-    Learner                     one update: IMPALA's loss and one step of Adam
-    vtrace, PopArt              the targets of the baseline, and their normalisation per task
+    - train                       the loop: play an unroll, learn from it, report.
+    - Actor                       plays T steps in B environments and returns a Trajectory.
+    - MultiplicativeInteraction   conditions once per context, modulates at every step.
+    - Agent                       torso -> interaction with z -> LSTM -> policy and baseline.
+    - Learner                     one update: IMPALA's loss and one step of Adam.
+    - vtrace, PopArt              the targets of the baseline, and their normalisation per task.
 
 Sources: IMPALA and V-trace (Espeholt et al. 2018), PopArt (Hessel et al. 2018), multiplicative interactions (Jayakumar et al. 2020).
 A test compares this file with the framework: from the same weights and action noise, both have the same parameters after 20 updates.
@@ -24,9 +26,9 @@ share one matrix product. It has images, instructions, other actions, cores and 
 checkpoints, evaluates, recovers from failures, and bounds the effect of a sudden change of scale on PopArt.
 
 Shapes:
-    T  steps of an unroll            K  tasks                          X  inputs of the interaction
-    B  environments, one a column    V  numbers in an observation      Y  outputs of the interaction
-    A  actions                       Z  size of the context z          H  size of the LSTM
+    T  steps of an unroll.           K  tasks.                         X  inputs of the interaction.
+    B  environments, one a column.   V  numbers in an observation.     Y  outputs of the interaction.
+    A  actions.                      Z  size of the context z.         H  size of the LSTM.
 """
 
 from __future__ import annotations
@@ -186,7 +188,7 @@ Modulation = tuple[Tensor, Tensor]
 
 
 class MultiplicativeInteraction(nn.Module):
-    """y = z^T W x + z^T U + V x + b, read as y = W'(z) x + b'(z) with W'(z) = z^T W + V and b'(z) = z^T U + b.
+    """y = z^T W x + z^T U + V x + b. It is read as y = W'(z) x + b'(z) with W'(z) = z^T W + V and b'(z) = z^T U + b.
 
     For x and z of variance 1, y starts with variance 1: 1/4 from z^T W x, 1/4 from z^T U and 1/2 from V x.
     """
@@ -319,12 +321,12 @@ class Learner:
 
 
 def vtrace(log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """V-trace: values v_s and advantages A_s of the policy pi, from transitions that were played with the policy mu.
+    """V-trace: values v_s and advantages A_s of the policy pi, from transitions that were played with the policy mu:
 
         rho_t = c_t = min(1, pi(a_t|x_t) / mu(a_t|x_t)),   delta_t = rho_t (r_t + gamma_t V(x_{t+1}) - V(x_t))
         v_s = V(x_s) + delta_s + gamma_s c_s (v_{s+1} - V(x_{s+1})),   A_s = rho_s (r_s + gamma_s v_{s+1} - V(x_s))
 
-    log_rhos = log pi - log mu, discounts gamma_t (0 where an episode terminated), rewards r_t and mask are [T, B]; values V(x_t) are
+    log_rhos = log pi - log mu, discounts gamma_t (0 where an episode terminated), rewards r_t and mask are [T, B]. Values V(x_t) are
     [T+1, B]. Where mask is False, rho_t is 0: after a truncation, nothing flows back from the next episode. Returns v_s and A_s, [T, B].
     """
     rhos = log_rhos.exp().clamp(max=1.0) * mask
@@ -342,7 +344,7 @@ def vtrace(log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor,
 class PopArt:
     """Normalises the targets of the baseline per task: V = sigma n + mu, where n is the output of the value head.
 
-    mu and nu [K] are running means of the targets and of their squares; sigma^2 = nu - mu^2.
+    The vectors mu and nu [K] are running means of the targets and of their squares; sigma^2 = nu - mu^2.
     """
 
     def __init__(self, value_head: nn.Linear, step_size: float) -> None:

@@ -1,4 +1,8 @@
-"""Many tasks of one family at once:  python -m studies.regression [quick=true] [key=value ...]   (every key: conf/studies_schema.py)
+"""Many tasks of one family at once.
+
+Usage:
+
+    python -m studies.regression [quick=true] [key=value ...]   (every key: conf/studies_schema.py)
 
 Each task k is y = a_k x + b_k, or y = a_k sin(10 x) + b_k. A network knows the task only by a vector that is learnt with its weights.
 All networks have as many parameters as the one with `mi`. Measured: the error on new samples against steps; then the error on new tasks,

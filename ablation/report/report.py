@@ -1,8 +1,10 @@
-"""Writes the report of an ablation or of one variant: a self-contained HTML page, Markdown, figures, CSV and JSON.
+"""Writes the report of an ablation or of one variant.
+
+It is a self-contained HTML page, Markdown, figures, CSV and JSON:
 
     report.html  report.md  analysis.json  figures/<name>.png  data/<name>.csv
 
-It contains no date: equal results and analyses give equal bytes.
+It contains no date. Equal results and analyses give equal bytes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 **One share** has the interval of Clopper & Pearson (1934), which covers the true share in at least 95% of evaluations. With x successes in
 n episodes the lower limit p solves P(X >= x; p) = 0.025.
 
-**Means of shares**, and differences of two such means, are tested at each p by a binomial distribution of n* = p (1 - p) / variance
+**Means of shares**, and differences of two such means, are tested at each p by a binomial distribution. It has n* = p (1 - p) / variance
 episodes, as in the surveys of Korn & Graubard (1998). The variance is that of the mean over tasks, at the most likely shares of the tasks
 with mean p (Miettinen & Nurminen 1985). So it is never 0, and differences between tasks do not count as uncertainty. For equal tasks, n* is
 the number of all episodes. The tail is WEIGHT P(X >= x) + (1 - WEIGHT) P(X > x). WEIGHT 1 is Clopper & Pearson's tail, with a coverage of

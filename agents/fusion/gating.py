@@ -65,7 +65,8 @@ class Diagonal(Fusion):
 class FiLM(Fusion):
     """y = (1 + gamma(z)) * V x + beta(z): feature-wise linear modulation (Perez et al., 2018) in the residual form.
 
-    gamma(z) = G z + g and beta(z) = U z + b are affine. With z = 0 the layer starts as the linear layer V x. 2K(Z + 1) + KX parameters.
+    Both gamma(z) = G z + g and beta(z) = U z + b are affine. With z = 0 the layer starts as the linear layer V x.
+    2K(Z + 1) + KX parameters.
     """
 
     affine_in_z = True

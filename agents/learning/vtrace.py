@@ -38,7 +38,7 @@ def vtrace(
     lambda_: float = 1.0,
     mixed: bool = True,
 ) -> VTrace:
-    """V-trace targets v and policy-gradient advantages A, without gradient.
+    """V-trace targets v and policy-gradient advantages A, without gradient:
 
         rho_s = min(clip_rho, pi/mu),   c_s = lambda min(clip_c, pi/mu)
         delta_s = rho_s (r_s + gamma_s V(x_{s+1}) - V(x_s))

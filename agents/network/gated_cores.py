@@ -46,11 +46,11 @@ class GRUCore(nn.Module):
 
 
 class MinGRUCore(nn.Module):
-    """Minimal gated recurrent unit, minGRU (Feng et al. 2024, "Were RNNs All We Needed?"): gate and candidate see x alone.
+    """Minimal gated recurrent unit, minGRU (Feng et al. 2024, "Were RNNs All We Needed?"). Gate and candidate see x alone:
 
         z = sigmoid(W_z x + b_z),   h <- (1 - z) * h + z * (W_h x + b_h)
 
-    So the recurrence is linear in h, and a parallel scan computes all steps in about log2(T) operations.
+    This recurrence is linear in h. So a parallel scan computes all steps in about log2(T) operations.
     """
 
     first_output = 0.6
@@ -82,7 +82,7 @@ class MinGRUCore(nn.Module):
 def scan(factors: Tensor, terms: Tensor, reset: Tensor) -> Tensor:
     """h_t = factor_t h_{t-1} + term_t for all t, with h_{-1} = 0 and factor_t = 0 where reset_t (Hillis and Steele 1986).
 
-    factors and terms [T, B, H], reset bool [T, B, 1] -> h [T, B, H].
+    Shapes: factors and terms [T, B, H], reset bool [T, B, 1] -> h [T, B, H].
     """
     distance, length = 1, len(terms)
     while distance < length:

@@ -55,9 +55,9 @@ class ObservationNormalizer(nn.Module):
     def sums(self, vector: Tensor, task: Tensor, mask: Tensor) -> Tensor:
         """Per task the number of valid steps and the sums of d and d^2 over them: [K, 1 + 2 V], d = vector - mean.
 
-        vector [T, B, V], task [T, B], mask bool [T, B]: False for steps that do not count. The sums of the parts of a batch add up to the
-        sums of the batch. d is relative to the current mean, because sums of squares around 0 would lose a deviation that is small
-        relative to the mean.
+        Shapes: vector [T, B, V], task [T, B], mask bool [T, B]. The mask is False for steps that do not count. The sums of the parts of a
+        batch add up to the sums of the batch. The difference d is relative to the current mean, because sums of squares around 0 would
+        lose a deviation that is small relative to the mean.
         """
         index, valid = task.flatten().long(), mask.reshape(-1, 1)
         difference = vector.flatten(0, 1).double() - self.mean[index]

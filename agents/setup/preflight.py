@@ -86,8 +86,8 @@ def _most_parameters(config: TrainConfig, env: EnvSpec) -> int:
 def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
     """Checks memory, open files, cluster, precision and task schedule before anything starts.
 
-    Raises InputError if there is too little memory, there are too few open files, the cluster cannot be reached, a task has no slot, the
-    schedule is not supported, or bf16 has no kernel for this processor.
+    Raises InputError if there is too little memory, there are too few open files, or the cluster cannot be reached. Also raises it if a
+    task has no slot, the schedule is not supported, or bf16 has no kernel for this processor.
     """
     plan = make_plan(config, env)
     recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())

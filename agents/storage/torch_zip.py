@@ -1,7 +1,7 @@
 """Checks the zip directory and the pickle opcodes of a checkpoint before torch reads it.
 
-torch.load(weights_only=True) runs no code, but it calls functions that allocate as much memory as the file asks for. So a file is refused
-unless torch.save could have written it from tensors and plain data:
+With weights_only=True, torch.load runs no code, but it calls functions that allocate as much memory as the file asks for. So a file is
+refused unless torch.save could have written it from tensors and plain data:
 
 - the records are uncompressed and inside the file,
 - the memory of each tensor is as long as its record,

@@ -131,7 +131,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 }
 
 # The longest sentence of the BabyAI grammar has 2 * (17 + 1 + 17) + 2 words. Its clause "put a red ball in front of you next to a red
-# ball in front of you" has 17 words. "and" joins two clauses to a pair. "after you" or ", then" joins two pairs.
+# ball in front of you" has 17 words. The word "and" joins two clauses to a pair. Either "after you" or ", then" joins two pairs.
 INSTRUCTION_LENGTH = 72
 
 # fmt: off

@@ -3,8 +3,8 @@
 Task i has a hidden matrix M_i = P_i D_i with a permutation P_i and gains D_i of either sign. The vector x is uniform on [-1, 1)^d. The
 right action is argmax_a (M_i x)_a. It is a function of x and i, but no sum of a function of x and a function of i gives it.
 
-    map-i     x is shown, one decision is made, the episode ends. With more steps a recurrent agent could infer the task from its rewards.
-    memory-i  x is shown at the first step and hidden for `delay` steps; the decision is made at the last of them.
+    - map-i     x is shown, one decision is made, the episode ends. With more steps a recurrent agent could infer the task from its rewards.
+    - memory-i  x is shown at the first step and hidden for `delay` steps; the decision is made at the last of them.
 
 The right action earns 1, so the optimal return is exactly 1 on every task. x is shown as numbers, or as a picture for agents with a
 convolutional torso. All slots are computed together as arrays.

@@ -202,8 +202,9 @@ def check_config(study: Study[Config], config: Config) -> None:
 
 
 class ProgressBar(Terminal):
-    """Progress of a study with `total` jobs, `done` of them finished before, as a context manager: a bar on a terminal; elsewhere a line
-    for each finished job, and one a minute about running jobs.
+    """Progress of a study with `total` jobs, `done` of them finished before, as a context manager.
+
+    On a terminal it shows a bar. Elsewhere it prints a line for each finished job, and one a minute about running jobs.
     """
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:
