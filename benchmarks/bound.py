@@ -1,15 +1,17 @@
-"""Possible and measured speed of a configuration:  python -m benchmarks.bound [rounds=5] [seconds=2] [key=value of train.py ...]
+"""Possible and measured speed of a configuration.
+
+Usage:  python -m benchmarks.bound [rounds=5] [seconds=2] [key=value of train.py ...]
 
 Measures the three parts of a training step separately, with one thread each, in us per agent step:
 
-    env     an actor's vector environment, random actions, resets included
-    act     its policy on recorded observations, new weights before every unroll
-    train   the learner on prepared batches, all passes
+    - env     An actor's vector environment, random actions, resets included.
+    - act     Its policy on recorded observations, new weights before every unroll.
+    - train   The learner on prepared batches, all passes.
 
-and, alternating with them, `train.py` with the same configuration. The parts give two bounds in steps per second:
+Alternating with them, it measures `train.py` with the same configuration. The parts give two bounds in steps per second:
 
-    bound         cores / (env + act + train): all cores do nothing else
-    layout_bound  min(actors / (env + act), 1 / train): the slower of the configured actors and the learner with its configured threads
+    - bound         cores / (env + act + train): all cores do nothing else.
+    - layout_bound  min(actors / (env + act), 1 / train): the slower of the configured actors and the learner with its configured threads.
 
 A fraction is steps per second divided by a bound, round by round. Prints one line of JSON for each part, one for the run, and a last one
 with bounds and fractions. The first round is dropped. With fewer cores than processes, layout_bound is unreachable and can exceed bound.

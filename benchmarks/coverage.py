@@ -1,19 +1,21 @@
-"""Accuracy of the statistics of an ablation:  python -m benchmarks.coverage [simulations=1000]
+"""Accuracy of the statistics of an ablation.
+
+Usage:  python -m benchmarks.coverage [simulations=1000]
 [cases=intervals,improvement,verdict] [runs=3,5,10] [tasks=1,3,10] [variants=2,5,12]
 
 Simulates ablations with known truth and applies the statistics of ablate.py.
 
-    intervals    `coverage` is the share of 95% intervals of each aggregate that contain the truth, `width` their median width.
-                 Scores are `normal` (deviation 0.1) or a `share` (beta distribution, 10 pseudo-counts: skewed).
-                 Tasks have the `same` mean (0.8 of normal scores, 0.9 of shares) or `spread` means (0.2 to 0.8, 0.4 to 0.9).
-                 `correlation` is between the scores of one run on two tasks.
-                 The best value, for the optimality gap, is 0.9 for normal scores and 1 for shares
-    improvement  the same for the probability of improvement, with normal scores that are `shift` deviations higher
-    verdict      `false_claims` is the share of ablations that claim a difference between equal variants.
-                 With one variant three deviations below the others, `power` is the share of its differences that are claimed,
-                 and `found` the share of ablations that claim at least one of them.
-                 `unequal`: the deviations of variants are from 1 to 4. `unequal_share`: shares whose pseudo-counts are from 20 to 2.5;
-                 their skew and unequal spread together violate the assumptions of the procedure
+    - intervals    `coverage` is the share of 95% intervals of each aggregate that contain the truth, `width` their median width.
+                   Scores are `normal` (deviation 0.1) or a `share` (beta distribution, 10 pseudo-counts: skewed).
+                   Tasks have the `same` mean (0.8 of normal scores, 0.9 of shares) or `spread` means (0.2 to 0.8, 0.4 to 0.9).
+                   `correlation` is between the scores of one run on two tasks.
+                   The best value, for the optimality gap, is 0.9 for normal scores and 1 for shares.
+    - improvement  The same for the probability of improvement, with normal scores that are `shift` deviations higher.
+    - verdict      `false_claims` is the share of ablations that claim a difference between equal variants.
+                   With one variant three deviations below the others, `power` is the share of its differences that are claimed,
+                   and `found` the share of ablations that claim at least one of them.
+                   `unequal`: the deviations of variants are from 1 to 4. `unequal_share`: shares whose pseudo-counts are from 20 to 2.5.
+                   Their skew and unequal spread together violate the assumptions of the procedure.
 
 A missing interval does not contain the truth, and has no width.
 

@@ -1,8 +1,10 @@
-"""Environments alone:  python -m benchmarks.environment [rounds=5] [seconds=1] [cases=suites] [case="name: key=value ..."]
+"""Environments alone.
+
+Usage:  python -m benchmarks.environment [rounds=5] [seconds=1] [cases=suites] [case="name: key=value ..."]
 [slots=1,16,64,256] [key=value of train.py ...]
 
-Agent steps per second of each case at each number of slots, in one process, with random actions. The time of resets is included; steps
-that only reset are not counted. The cases take turns; the first round is dropped.
+Measures agent steps per second of each case at each number of slots. It runs in one process, with random actions.
+The time of resets is included; steps that only reset are not counted. The cases take turns; the first round is dropped.
 
 Prints one line of JSON each: steps_per_second by wall-clock and steps_per_cpu_second by the processor time of all threads, and
 microseconds per step, each {median, min, max}.

@@ -1,22 +1,25 @@
-"""Networks alone:  python -m benchmarks.network [rounds=3] [seconds=0.2] [cases=grid-lstm,...] [act=1,32,64,128,192] [learn=16,32,64,128]
+"""Networks alone.
+
+Usage:  python -m benchmarks.network [rounds=3] [seconds=0.2] [cases=grid-lstm,...] [act=1,32,64,128,192] [learn=16,32,64,128]
 [variants=base,fp32,contiguous,malloc-off] [key=value of train.py ...]
 
 One thread, synthetic data (2% resets, 8 tasks with their ids as context), us per sample.
 
-    act     one acting step (Policy.act) in that many slots; new weights every 20 steps
-    learn   one learner update (Learner.step) of T = 20 steps in that many columns
+    - act     One acting step (Policy.act) in that many slots. New weights every 20 steps.
+    - learn   One learner update (Learner.step) of T = 20 steps in that many columns.
 
-    cases   grid-<core>                   symbolic 7x7x3, with any core; lstm and feedforward by default
-            mlp-lstm                      vectors of 16
-            shallow-lstm                  pixels 84x84x4
-            deep-lstm                     pixels 72x96x3; not a default case, because an update takes seconds
+    - cases:
+          - grid-<core>    Symbolic 7x7x3, with any core. The default cores are lstm and feedforward.
+          - mlp-lstm       Vectors of 16.
+          - shallow-lstm   Pixels 84x84x4.
+          - deep-lstm      Pixels 72x96x3. Not a default case, because an update takes seconds.
 
-    variants, each with one change to base:
-            base         bf16 where the processor has it, convolutions with the channels last, memory settings of
-            agents/runtime/processes/process.py
-            fp32         full precision
-            contiguous   convolutions with the channels first (pixels only)
-            malloc-off   the C library's default memory settings, which hold for a process, so that it is a separate one
+    - variants, each with one change to base:
+          - base         bf16 where the processor has it, convolutions with the channels last, memory settings of
+                         agents/runtime/processes/process.py.
+          - fp32         Full precision.
+          - contiguous   Convolutions with the channels first (pixels only).
+          - malloc-off   The C library's default memory settings, which hold for a process, so that it is a separate one.
 
 All take turns; the first round is dropped. Prints one line of JSON each: microseconds_per_sample {median, min, max}.
 """

@@ -1,26 +1,28 @@
-"""Training steps per second, end to end:  python -m benchmarks.throughput [rounds=5] [seconds=5] [cases=...] [case="name: key=value ..."]
+"""Training steps per second, end to end.
+
+Usage:  python -m benchmarks.throughput [rounds=5] [seconds=5] [cases=...] [case="name: key=value ..."]
 [command="name: program ..."] [pattern=...] [key=value of train.py ...]
 
 Every case is one process of `train.py`. The cases take turns of `seconds`, stopped and continued by signals (see programs.py), so that all
 have the same load of the machine. The first round is dropped.
 
-    cases=default|suites|engines|fusions|p1|p2|p3   lists of cases (cases.py); the default is the suite on each installed engine, and
-                                                    fusions concat, gated and mi
-    case="wide: core.size=512"                      a named case; can be given several times
-    checkout="before: <folder> key=value ..."       train.py of another checkout of this project as a case, under this Python. Without
-                                                    other cases this checkout runs beside it, with the same keys
-    command="peer: python peer.py --fast"           another program as a case. The environment variable BENCH_DIR names a folder.
-                                                    Each environment of the program writes its steps so far as one int64 to a file
-                                                    steps_<anything> there;
-    pattern="steps: (\\d+)"                          ... or, with this, the program prints its steps so far.
-    key=value                                       for every case that does not set the key itself
+    - cases=default|suites|engines|fusions|p1|p2|p3   Lists of cases (cases.py). The default is the suite on each installed engine, and
+                                                      fusions concat, gated and mi.
+    - case="wide: core.size=512"                      A named case. It can be given several times.
+    - checkout="before: <folder> key=value ..."       train.py of another checkout of this project as a case, under this Python. Without
+                                                      other cases this checkout runs beside it, with the same keys.
+    - command="peer: python peer.py --fast"           Another program as a case. The environment variable BENCH_DIR names a folder.
+                                                      Each environment of the program writes its steps so far as one int64 to a file
+                                                      steps_<anything> there.
+    - pattern="steps: (\\d+)"                          With this, the program of `command` prints its steps so far instead.
+    - key=value                                       For every case that does not set the key itself.
 
 Prints a line on stderr after each turn. At the end prints one line of JSON for each case, over the rounds:
 
-    steps_per_second    {median, min, max}
-    times_first         ratio to the first case in the same round, which a drift of the machine does not change
-    cores_used          processor seconds of all its processes per second
-    time                shares of metrics.jsonl: env and inference of an actor's time, learner and wait of the learner's
+    - steps_per_second    {median, min, max}.
+    - times_first         Ratio to the first case in the same round, which a drift of the machine does not change.
+    - cores_used          Processor seconds of all its processes per second.
+    - time                Shares of metrics.jsonl: env and inference of an actor's time, learner and wait of the learner's.
 
 Two checkouts that learn at different speed have episodes of different length and different cost. To compare their code alone, give
 `learner.learning_rate=0`.

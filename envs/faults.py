@@ -8,14 +8,14 @@ from typing import NamedTuple
 NONFINITE = "nonfinite"
 CAUSES = ("raised", "exited", "killed", "hung", "lost", "memory", "recycled", NONFINITE)
 """
-raised: an exception.
-exited: the process ended by itself.
-killed: the process died of a signal.
-hung: no sign of life for runtime.hang_seconds.
-lost: the cluster node that it ran on is gone, or Ray's process there.
-memory: it held more than runtime.memory_limit.
-recycled: it was restarted after runtime.recycle_episodes, as configured.
-nonfinite: an observation or a reward was NaN or infinite. The episode was broken off; nothing was restarted.
+- raised: An exception.
+- exited: The process ended by itself.
+- killed: The process died of a signal.
+- hung: No sign of life for runtime.hang_seconds.
+- lost: The cluster node that it ran on is gone, or Ray's process there.
+- memory: It held more than runtime.memory_limit.
+- recycled: It was restarted after runtime.recycle_episodes, as configured.
+- nonfinite: An observation or a reward was NaN or infinite. The episode was broken off; nothing was restarted.
 """
 
 ASKED_FOR = ("memory", "recycled")

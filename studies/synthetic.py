@@ -1,7 +1,9 @@
-"""Fitting functions of two inputs:  python -m studies.synthetic [quick=true] [key=value ...]   (every key: conf/studies_schema.py)
+"""Fitting functions of two inputs.
+
+Usage:  python -m studies.synthetic [quick=true] [key=value ...]   (every key: conf/studies_schema.py).
 
 For each function of x, z in R^d, each network and each d: the smallest number of parameters that reaches a mean squared error of 0.1
-on new samples, where targets have variance 1. Expected from Jayakumar et al. (2020): no difference on sums; on products a multilayer
+on new samples. Targets have variance 1. Expected from Jayakumar et al. (2020): no difference on sums; on products a multilayer
 perceptron that grows with d, and a multiplicative interaction that is exact.
 """
 
@@ -70,7 +72,7 @@ class Network(NamedTuple):
 
 
 def _most_products(d: int, k: int) -> int:
-    """Twice the number of products that represent any interaction of [x; 1] and [z; 1]: the rank of a tensor (d + 1) x (d + 1) x K is at
+    """Twice the number of products that represent any interaction of [x; 1] and [z; 1]. The rank of a tensor (d + 1) x (d + 1) x K is at
     most (d + 1) min(d + 1, K).
     """
     return 2 * (d + 1) * min(d + 1, k)

@@ -2,10 +2,10 @@
 
 The command can be repeated after a kill at any moment, and continues to the same result.
 
-<folder>/population.json      the keys of the population, and the command
-<folder>/history.jsonl        the hyperparameters of every member over time (ablation/population/history.py)
-<folder>/<member>/...         its run folder, with its current configuration
-<folder>/exchange/            copied checkpoints that are not yet in the folders of their members
+- <folder>/population.json      The keys of the population, and the command.
+- <folder>/history.jsonl        The hyperparameters of every member over time (ablation/population/history.py).
+- <folder>/<member>/...         Its run folder, with its current configuration.
+- <folder>/exchange/            Copied checkpoints that are not yet in the folders of their members.
 
 All members are compared together, at the same frames, so the result does not depend on their speed. A comparison first writes copied
 checkpoints to `exchange`, then its rows to the history, which commits it, and then moves the checkpoints to the members.

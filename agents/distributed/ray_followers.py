@@ -1,8 +1,10 @@
 """Followers on the nodes of a Ray cluster. This process requests them and waits until they end.
 
-python -m agents.distributed.ray_followers <leader's process id> <address> <connection> <learners> <GPUs of each> [paths of modules ...]
+Usage:
 
-This process sends the leader the address at which followers reach it, and the leader answers with its port.
+    python -m agents.distributed.ray_followers <leader's process id> <address> <connection> <learners> <GPUs of each> [paths of modules ...]
+
+This process sends the leader the address at which followers reach it. The leader answers with its port.
 <connection> is the file descriptor of their pipe.
 """
 

@@ -2,8 +2,8 @@
 
 Shapes used throughout the package: N samples, U distinct contexts, X observation features, Z context features, K output features.
 
-    condition(z [U, Z])                        -> modulation, tensors with leading dimension U
-    modulate(x [N, X], modulation, segments)   -> y [N, K]
+    - condition(z [U, Z])                        -> modulation, tensors with leading dimension U.
+    - modulate(x [N, X], modulation, segments)   -> y [N, K].
 
 A form is these two methods. Everything else here follows from them, the affine form y = W'(z) x + b'(z) included.
 

@@ -17,7 +17,9 @@ SHARE_X, SHARE_XZ, SHARE_Z = 0.5, 0.25, 0.25
 
 
 class MultiplicativeInteraction(Fusion):
-    """y = z^T W x + z^T U + V x + b, read as y = W'(z) x + b'(z) with W'(z) = z^T W + V and b'(z) = z^T U + b.
+    """y = z^T W x + z^T U + V x + b.
+
+    It is read as y = W'(z) x + b'(z) with W'(z) = z^T W + V and b'(z) = z^T U + b.
 
     Jayakumar et al. (2020), equation 1. KZX + KZ + KX + K parameters. W'(z) is computed once per distinct context and takes U K X
     numbers of memory. The samples of a context share one matrix product.
@@ -45,9 +47,9 @@ class MultiplicativeInteraction(Fusion):
 
 
 class LowRank(Fusion):
-    """y = C((A x) * (B z)) + V x + z^T U + b: the interaction tensor W as a sum of `rank` outer products (CP form).
+    """y = C((A x) * (B z)) + V x + z^T U + b. The interaction tensor W is a sum of `rank` outer products (CP form).
 
-    r(X + Z + K) + KX + KZ + K parameters for rank r.
+    The layer has r(X + Z + K) + KX + KZ + K parameters for rank r.
     """
 
     affine_in_z = True

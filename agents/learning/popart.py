@@ -189,7 +189,7 @@ def rescale_head(
 ) -> None:
     """Changes the weights of the value head in place so that sigma n + mu stays equal for every input.
 
-    w' = sigma w / sigma',  b' = (sigma b + mu - mu') / sigma'.  weight [K, F], bias [K], moments [K].
+    The new values are: w' = sigma w / sigma',  b' = (sigma b + mu - mu') / sigma'.  weight [K, F], bias [K], moments [K].
     """
     ratio = old_sigma / new_sigma
     weight.mul_(ratio.unsqueeze(1))

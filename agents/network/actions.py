@@ -1,22 +1,22 @@
 """Action distributions: from the policy head's output to actions, log-probabilities and entropies.
 
-    P   outputs of the policy head per sample, and parameters of a distribution
-    C   features of the encoded last action; "no action" is C zeros
-    D   components of an action with several components
+    - P   Outputs of the policy head per sample, and parameters of a distribution.
+    - C   Features of the encoded last action. "No action" is C zeros.
+    - D   Components of an action with several components.
 
-`EnvSpec.action_kind` selects the distribution. All of them are plain data, can be pickled, and have
+`EnvSpec.action_kind` selects the distribution. All of them are plain data, can be pickled, and have:
 
-    shape, dtype                   of one action in a trajectory
-    num_parameters                 P
-    no_action(slots)               the value that marks "no action", [slots, *shape]
-    for_env(action)                actions [B, *shape] in the environment's form (`EnvSpec.action_kind`)
-    codes()                        the lookup table of `encode`, which the network keeps on its device and in its precision
-    encode(action, codes)          [N, *shape] -> [N, C], in the dtype of `codes`
-    parameters(logits)             the policy head's output [..., P] in normal form, [..., P], which the methods below read
-    noise(steps, slots, generator) random numbers for `choose`, [steps, slots, ...]
-    choose(parameters, noise)      [B, P] -> [B, *shape]: the sample that the noise determines, or the greedy action without noise
-    log_prob(parameters, action)   log pi(a): [..., P], [..., *shape] -> [...]
-    entropy(parameters)            in nats: [..., P] -> [...]
+    - shape, dtype                   Of one action in a trajectory.
+    - num_parameters                 P.
+    - no_action(slots)               The value that marks "no action", [slots, *shape].
+    - for_env(action)                Actions [B, *shape] in the environment's form (`EnvSpec.action_kind`).
+    - codes()                        The lookup table of `encode`, which the network keeps on its device and in its precision.
+    - encode(action, codes)          [N, *shape] -> [N, C], in the dtype of `codes`.
+    - parameters(logits)             The policy head's output [..., P] in normal form, [..., P], which the methods below read.
+    - noise(steps, slots, generator) Random numbers for `choose`, [steps, slots, ...].
+    - choose(parameters, noise)      [B, P] -> [B, *shape]: the sample that the noise determines, or the greedy action without noise.
+    - log_prob(parameters, action)   log pi(a): [..., P], [..., *shape] -> [...].
+    - entropy(parameters)            In nats: [..., P] -> [...].
 
 Trajectories, `last_action` and `log_prob` hold an action in the same form. `for_env` converts it to the environment's form, which differs
 for continuous actions only. These are stored before the squashing, because the inverse of tanh loses all digits near the bounds. So the
@@ -150,7 +150,7 @@ class TanhGaussian:
     The policy head returns the mean and s. The deviation is LEAST_STD + log(1 + e^s), 0.7 for s = 0, which fills most of the range.
     Parameters: the means, then the logarithms of the deviations. Actions are stored as u.
 
-    Probabilities are densities on [-1, 1]^D, so they and the entropy do not depend on the units of the bounds:
+    Probabilities are densities on [-1, 1]^D, so they and the entropy do not depend on the units of the bounds. The log-probability is:
 
         log pi(a) = sum_d log N(u_d; mean_d, std_d) - log(1 - tanh(u_d)^2),   log(1 - tanh(u)^2) = 2 (log 2 - u - log(1 + e^(-2u)))
 
@@ -158,9 +158,9 @@ class TanhGaussian:
 
         H = sum_d log std_d + (1 + log 2 pi) / 2 + E[log(1 - tanh(u_d)^2)]
 
-    The expectation follows from log(1 - tanh(u)^2) = 2 log 2 - 2 E|u - v|, where v has the logistic distribution of scale 1/2. (Both
-    sides have the second derivative -2 (1 - tanh(u)^2), and they agree for large |u|.) This v is a Gaussian whose deviation k has
-    Kolmogorov's distribution (Andrews and Mallows 1974), so
+    The expectation follows from log(1 - tanh(u)^2) = 2 log 2 - 2 E|u - v|. Here v has the logistic distribution of scale 1/2. Both
+    sides have the second derivative -2 (1 - tanh(u)^2), and they agree for large |u|. This v is a Gaussian whose deviation k has
+    Kolmogorov's distribution (Andrews and Mallows 1974). So:
 
         E[log(1 - tanh(u)^2)] = 2 log 2 - 2 E_k[E|w|],   w Gaussian with u's mean and deviation (std^2 + k^2)^(1/2)
         E|w| = (2 / pi)^(1/2) s exp(-mean^2 / 2 s^2) + mean erf(mean / (2^(1/2) s)),   s the deviation of w

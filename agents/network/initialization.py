@@ -42,8 +42,8 @@ def keep_variance(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
 def orthogonal_(weight: Tensor, gain: float = 1.0) -> Tensor:
     """Fills weight [K, ...], read as a matrix [K, X], with orthogonal rows of length `gain` (Saxe et al. 2014) and returns it.
 
-    If K > X, the columns are orthogonal and the entries still have the variance gain^2 / X. torch's orthogonal weights have 1 / K then:
-    the 4 inputs of CartPole would reach 64 units at a quarter of their size.
+    If K > X, the columns are orthogonal and the entries still have the variance gain^2 / X. The orthogonal weights of torch have 1 / K
+    then: the 4 inputs of CartPole would reach 64 units at a quarter of their size.
     """
     rows, columns = len(weight), weight[0].numel()
     return nn.init.orthogonal_(weight, gain * math.sqrt(max(1.0, rows / columns)))

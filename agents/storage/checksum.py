@@ -1,6 +1,6 @@
 """A checksum inside the file itself: the SHA-256 of a zip archive, stored as the archive's comment.
 
-zip readers ignore comments, so torch reads a sealed checkpoint like any other, and every copy of the file can be checked. torch does not
+Zip readers ignore comments, so torch reads a sealed checkpoint like any other, and every copy of the file can be checked. torch does not
 check what it reads.
 """
 

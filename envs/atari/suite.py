@@ -131,7 +131,7 @@ class AtariEnv(gymnasium.Env[dict[str, NDArray[np.uint8]], int]):
 
     The emulator is deterministic. An episode's seed decides the number of no-ops and which frames repeat an action, so an episode
     is a pure function of its seed and of the actions. Every game begins with the memory of an emulator that was just
-    switched on. ale-py itself fills that memory with other random numbers at every reset, and a few games depend on them. With
+    switched on. By itself, ale-py fills that memory with other random numbers at every reset, and a few games depend on them. With
     `reports_lives` the info reports a lost life (envs/engines/gymnasium_engine.py).
     """
 

@@ -1,6 +1,6 @@
 """Families of tasks, y = a_k f(x) + b_k element by element with a_k, b_k ~ N(0, I), divided so that y has variance 1 over tasks and x.
 
-x is uniform between -1 and 1. A prediction without knowledge of the task has an error of 1. With b_k alone the error is about
+The input x is uniform between -1 and 1. A prediction without knowledge of the task has an error of 1. With b_k alone the error is about
 E f^2 / (E f^2 + 1): 0.25 for `affine`, 0.32 for `sine`.
 """
 

@@ -1,6 +1,6 @@
 """An LSTM language model, plain or with a multiplicative encoder and decoder.
 
-The plain model embeds a token, e_t; the core reads it, h_t = core(e_t, h_{t-1}); and the logit of a next token v is <o_v, P h_t> + b_v,
+The plain model embeds a token, e_t, and the core reads it, h_t = core(e_t, h_{t-1}). The logit of a next token v is <o_v, P h_t> + b_v,
 where o_v is its output embedding. In the multiplicative model embeddings depend on the text so far, by a fusion of agents.fusion:
 
     encoder: the core reads f(e_t, h_{t-1});
