@@ -1,29 +1,32 @@
 """Trajectories: the data that actors produce and the learner consumes, with the legend of all shapes.
 
-    T   unroll length                    B   batch: columns, one per slot and unroll
-    D   components of an action          K   number of tasks (in fusions: output features)
-    L   tokens of an instruction         S   size of the core state (agents/network/core.py)
+    - T: Unroll length.
+    - B: Batch: columns, one per slot and unroll.
+    - D: Components of an action.
+    - K: Number of tasks (in fusions: output features).
+    - L: Tokens of an instruction.
+    - S: Size of the core state (agents/network/core.py).
 
 A trajectory is a dict of arrays. *Observations* have T + 1 entries: the last of one unroll is the first of the next. Values *between* two
 observations have T entries.
 
-    image, vector      [T+1, B, ...]   observation
-    instruction        [T+1, B, L]     tokens
-    action_mask        [T+1, B, A]     legal actions, if the environment reports them (`EnvSpec.observation`)
-    task               [T+1, B]        task id
-    reset              [T+1, B]        first observation of an episode: the core starts from zeros
-    last_action        [T+1, B]        action that led here; "no action" at a reset (agents/network/actions.py)
-    last_reward        [T+1, B]        reward of that action; 0 at a reset
-    core_state         [B, S]          state of the core before observation 0
-    action             [T, B]          integers. Several components: integers [T, B, D]. Continuous: floats [T, B, D] before the
-                                       squashing to their bounds. `last_action` likewise
-    behaviour_log_probs [T, B]         log-probability of the action under the behaviour policy
-    reward             [T, B]          reward of the environment, never clipped
-    terminated         [T, B]          no bootstrap: the episode terminated, or a life was lost (without mask and reset)
-    mask               [T, B]          False if this is no real transition: the environment was resetting, or failed
-    episode_return, episode_length, success   [T, B]   of the episode that ended at this step; NaN or 0 elsewhere
-    interrupted        [T, B]          the environment failed here or returned a number that is not finite; its episode is broken off
-    episode            [B]             number of each slot's episode after the unroll: its position in the seed tree
+    - image, vector [T+1, B, ...]: Observation.
+    - instruction [T+1, B, L]: Tokens.
+    - action_mask [T+1, B, A]: Legal actions, if the environment reports them (`EnvSpec.observation`).
+    - task [T+1, B]: Task id.
+    - reset [T+1, B]: First observation of an episode: the core starts from zeros.
+    - last_action [T+1, B]: Action that led here; "no action" at a reset (agents/network/actions.py).
+    - last_reward [T+1, B]: Reward of that action; 0 at a reset.
+    - core_state [B, S]: State of the core before observation 0.
+    - action [T, B]: Integers. Several components: integers [T, B, D]. Continuous: floats [T, B, D] before the squashing to their bounds.
+      `last_action` likewise.
+    - behaviour_log_probs [T, B]: Log-probability of the action under the behaviour policy.
+    - reward [T, B]: Reward of the environment, never clipped.
+    - terminated [T, B]: No bootstrap: the episode terminated, or a life was lost (without mask and reset).
+    - mask [T, B]: False if this is no real transition: the environment was resetting, or failed.
+    - episode_return, episode_length, success [T, B]: Of the episode that ended at this step; NaN or 0 elsewhere.
+    - interrupted [T, B]: The environment failed here or returned a number that is not finite; its episode is broken off.
+    - episode [B]: Number of each slot's episode after the unroll: its position in the seed tree.
 
 With NEXT_STEP auto-reset, an episode that ends at step t has its true final observation at t + 1. The value of that observation bootstraps
 a truncation. The action at t + 1 is ignored while the environment resets (mask False), and t + 2 is a reset. A slow reset fills several

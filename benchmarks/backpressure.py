@@ -1,7 +1,10 @@
-"""Memory in flight while a learner is stopped:  python -m benchmarks.backpressure [seconds=60] [key=value of train.py ...]
+"""Memory in flight while a learner is stopped.
 
-Trains on a Ray cluster of this machine alone (`runtime=cluster`; other keys can be given), stops the learner's process with SIGSTOP for
-`seconds`, continues it, and prints one line of JSON: the largest use of the object store, and the resident memory of all other processes,
+Usage:
+    python -m benchmarks.backpressure [seconds=60] [key=value of train.py ...]
+
+Trains on a Ray cluster of this machine alone (`runtime=cluster`; other keys can be given). Stops the learner's process with SIGSTOP for
+`seconds` and continues it. Prints one line of JSON: the largest use of the object store, and the resident memory of all other processes,
 before, during and after; and the frames played before the stop. `ok` is whether neither grew during the stop by more than the data in
 flight plus 5%, and whether the training continued. Exit code 1 if not.
 """

@@ -1,10 +1,13 @@
-"""Wall-clock seconds until tasks are learned:  python -m benchmarks.learning [key=value ...]
+"""Wall-clock seconds until tasks are learned.
 
-    seeds=5              runs of each case, with seeds 0, 1, ...
-    cases=[A,B]          tasks or presets of the suite, one for each run; `default` is the suite's default tasks
-    threshold=0.9        mean over tasks of the success over the last 100 episodes, at least 100 of every task
-    limit_seconds=120    a run that has not reached the threshold by then is ended and counts as failed
-    key=value            any other key of train.py, for all runs
+Usage:
+    python -m benchmarks.learning [key=value ...]
+
+    - seeds=5: Runs of each case, with seeds 0, 1, ...
+    - cases=[A,B]: Tasks or presets of the suite, one for each run; `default` is the suite's default tasks.
+    - threshold=0.9: Mean over tasks of the success over the last 100 episodes, at least 100 of every task.
+    - limit_seconds=120: A run that has not reached the threshold by then is ended and counts as failed.
+    - key=value: Any other key of train.py, for all runs.
 
 Every run is a new process of train.py, one after the other. Its seconds count from the start of the process, including imports and the
 start of actors. Cases take turns. Prints one line of JSON for each run, and then one for each case. There a failed run counts as slower

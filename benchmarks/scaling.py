@@ -1,13 +1,19 @@
-"""Throughput by the number of actors:  python -m benchmarks.scaling [rounds=5] [seconds=4] [actors=1,2,4,8] [milliseconds=1]
-[key=value of train.py ...]
+"""Throughput by the number of actors.
 
-The environment uses one millisecond of processor time for each step of each slot; the agent is small and costs far less. Throughput should
+Usage:
+    python -m benchmarks.scaling [rounds=5] [seconds=4] [actors=1,2,4,8] [milliseconds=1] [key=value of train.py ...]
+
+The environment uses one millisecond of processor time for each step of each slot. The agent is small and costs far less. Throughput should
 grow with the actors while each has a core, and then stay constant: more actors cannot help and must not harm. With many cores the learner
 becomes the limit, and its share of waiting is zero.
 
-The cases take turns as in throughput.py. Prints one line of JSON for each number of actors: steps_per_second {median, min, max};
-times_first, its ratio to the first case in the same round; cores_used; time, with the learner's share of waiting; ceiling, the steps per
-second if all cores did nothing but step environments.
+The cases take turns as in throughput.py. Prints one line of JSON for each number of actors:
+
+    - steps_per_second: {median, min, max}.
+    - times_first: Its ratio to the first case in the same round.
+    - cores_used.
+    - time: With the learner's share of waiting.
+    - ceiling: The steps per second if all cores did nothing but step environments.
 """
 
 from __future__ import annotations

@@ -42,16 +42,17 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     **Every returned array is valid until the next call of `reset` or `step`**: buffers are reused, so copy what you keep.
 
     `info` always holds these arrays [S]:
-        episode_return f32: return of the episode that this step ended, summed in float64; NaN if none ended.
-        success f32: success of that episode, as the environment reports it. If it reports none and the suite defines a success
-            (`EnvSpec.has_success`): whether the episode terminated with a positive last reward. Otherwise NaN.
-        episode_length i32: agent steps of that episode; 0 if none ended.
-        episode i64: number of the episode that is observed, which is its place in the seed tree.
-        resetting bool: the slot's reset was not finished in this step, and continues.
-        interrupted bool: the slot's environment failed, so this step does not count. It gave a number that is not finite, or failed as
-            in `supervise`. The observation is the last one before the failure, and the next step resets.
-        life_lost bool: the step lost a life, and the game continues. Learning does not bootstrap across it, but the episode, its return
-            and its length are those of the whole game.
+        - episode_return f32: Return of the episode that this step ended, summed in float64; NaN if none ended.
+        - success f32: Success of that episode, as the environment reports it. If it reports none and the suite defines a success
+          (`EnvSpec.has_success`): whether the episode terminated with a positive last reward. Otherwise NaN.
+        - episode_length i32: Agent steps of that episode; 0 if none ended.
+        - episode i64: Number of the episode that is observed, which is its place in the seed tree.
+        - resetting bool: The slot's reset was not finished in this step, and continues.
+        - interrupted bool: The slot's environment failed, so this step does not count. It gave a number that is not finite, or failed as
+          in `supervise`. The observation is the last one before the failure, and the next step resets.
+        - life_lost bool: The step lost a life, and the game continues. Learning does not bootstrap across it, but the episode, its return
+          and its length are those of the whole game.
+
     Observations and rewards are finite.
     """
 

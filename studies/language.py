@@ -1,5 +1,9 @@
-"""Language models with context-dependent embeddings:  python -m studies.language [quick=true] [corpus=path] [key=value ...]
-(every key: conf/studies_schema.py)
+"""Language models with context-dependent embeddings.
+
+Usage:
+    python -m studies.language [quick=true] [corpus=path] [key=value ...]
+
+Every key: conf/studies_schema.py.
 
 An LSTM with a multiplicative encoder and decoder (studies/models/language_model.py) against the plain one with as many parameters, and
 against other cores. Measured: the cost of the test text for a model that reads it once from end to end, in bits per character and as

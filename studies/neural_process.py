@@ -4,8 +4,9 @@
 An encoder turns the given points into a normal distribution q(z | points). A decoder p(y | x, z) receives a sample z by one of the fusions;
 decoders have as many parameters as the one with `mi` (Garnelo et al. 2018, "Neural Processes").
 
-Measured: the held-out log-likelihood for each point, log (1/L) sum_l p(y | x, z_l) with z_l ~ q(z | context), of all target points of a
-function together, and of its context points. Its expectation is a lower bound of the model's log-likelihood, closer with more samples L.
+Measured: the held-out log-likelihood for each point, log (1/L) sum_l p(y | x, z_l) with z_l ~ q(z | context). It is taken of all
+target points of a function together, and of its context points. Its expectation is a lower bound of the model's log-likelihood, closer
+with more samples L.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class NeuralProcess(nn.Module):
 
         Args:
             x, y: [B, N, 1].
-            given: 1 for points that q(z | points) is inferred from and 0 for others, [2, N]: the first row for the posterior, from which z
-                is drawn, the second row for the prior. With equal rows the divergence is 0 and the terms are log p(y | x, z).
+            given: 1 for points that q(z | points) is inferred from and 0 for others, [2, N]. The first row is for the posterior, from
+                which z is drawn, the second row for the prior. With equal rows the divergence is 0 and the terms are log p(y | x, z).
             noise: N(0, 1), [L, B, Z].
 
         Returns:

@@ -5,7 +5,7 @@ or left out. The stratified bootstrap of Agarwal et al. (2021, "Deep RL at the E
 for each task separately. Its intervals are too narrow for correlated tasks.
 
 **Few runs.** The percentile bootstrap of n runs is too narrow by sqrt((n-1)/n), and by its normal instead of Student's quantiles
-(Hesterberg 2015, "What Teachers Should Know About the Bootstrap"): for 5 runs, nominal 95% cover about 84%. So the interval here is the
+(Hesterberg 2015, "What Teachers Should Know About the Bootstrap"). For 5 runs, nominal 95% cover about 84%. So the interval here is the
 statistic +/- t times its standard error, with n-1 degrees of freedom. The error is the jackknife's (Efron & Stein 1981), which is s/sqrt(n)
 for a mean. A statistic with jumps takes the bootstrap's error times sqrt(n/(n-1)), because the jackknife misses the jumps.
 
@@ -50,7 +50,7 @@ ANY = Range(-np.inf, np.inf)
 def limits(value: Array, error: Array, freedom: Array | float, within: Range, quantile: float | None = None) -> Band:
     """Student's interval around values, inside their range; all arrays [...].
 
-    low and high are NaN if the error is not finite or there is no spread: equal runs do not show that others would be equal.
+    The bounds low and high are NaN if the error is not finite or there is no spread. Equal runs do not show that others would be equal.
 
     Args:
         error: Standard errors.

@@ -1,7 +1,7 @@
 """One acting step on a device: one copy of the observations to it, one copy of the distributions back.
 
 A step is dozens of small kernels. A CUDA graph launches them in one call. It holds addresses and shapes, not values, so each combination
-of shapes needs a graph: the number of slots that take the step, and the number of cached contexts, rounded to bucket sizes.
+of shapes needs a graph. The shapes are the number of slots that take the step, and the number of cached contexts, rounded to bucket sizes.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 Read `base.py` for the interface, then one file per family:
 
-    additive.py         concat, sum, concat_mlp             the context shifts the output
-    gating.py           gated, diagonal, scale_shift, film  the context scales the output, feature by feature
-    multiplicative.py   mi, low_rank, tucker                the context makes the weight matrix
-    hyper.py            hypernetwork, mixture               features of the context make the weight matrix
-    spatial.py          film, gated_attention, attention, dynamic_conv   the same ideas on the torso's feature map
+    - additive.py: concat, sum, concat_mlp. The context shifts the output.
+    - gating.py: gated, diagonal, scale_shift, film. The context scales the output, feature by feature.
+    - multiplicative.py: mi, low_rank, tucker. The context makes the weight matrix.
+    - hyper.py: hypernetwork, mixture. Features of the context make the weight matrix.
+    - spatial.py: film, gated_attention, attention, dynamic_conv. The same ideas on the torso's feature map.
 
 `segments.py` maps samples to contexts. `weight_generation.py` holds what `mi`, `hypernetwork` and `mixture` share.
 """

@@ -22,7 +22,7 @@ parameters that are no matrices have Adam's."""
 
 
 class RMSpropTF(torch.optim.Optimizer):
-    """TensorFlow's RMSProp (tf.train.RMSPropOptimizer, momentum 0), for which the constants of IMPALA and PopArt-IMPALA are published.
+    """TensorFlow's RMSProp (tf.train.RMSPropOptimizer, momentum 0), for which the constants of IMPALA and PopArt-IMPALA are published:
 
         s <- decay s + (1 - decay) g^2,   w <- w - lr g / sqrt(s + epsilon),   s = 1 before the first step
 

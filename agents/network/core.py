@@ -2,6 +2,8 @@
 
     core(x [T, B, X], reset bool [T, B], state fp32 [B, S], *, final_state=True) -> y [T, B, H], state fp32 [B, S]
 
+It keeps these rules:
+
 - The state is set to zero *before* step t wherever reset[t] is True. It is filled, because NaN times 0 is NaN.
 - T calls of length 1 equal one call of length T.
 - `reset` may be in host memory while x and the state are on a device, as in the learner. Reading it then does not synchronize.

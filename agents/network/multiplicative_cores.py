@@ -24,13 +24,13 @@ RECURRENT_OUTPUT = 0.1
 
 
 class MogrifierCore(nn.Module):
-    """Mogrifier LSTM (Melis et al. 2020, equations 1 and 2): x and h gate each other alternately before they reach an LSTM.
+    """Mogrifier LSTM (Melis et al. 2020, equations 1 and 2). In it x and h gate each other alternately before they reach an LSTM:
 
         x^i = 2 sigmoid(Q^i h^{i-1}) * x^{i-2}    for odd i up to `rounds`
         h^i = 2 sigmoid(R^i x^{i-1}) * h^{i-2}    for even i
 
-    with x^{-1} = x and h^0 = h_{t-1}. gates = W x + U h + b of the last x and the last h. Q and R have full rank and no bias, as in the
-    paper's equations. Initially these gates are near 1, so the core starts like an LSTM.
+    with x^{-1} = x and h^0 = h_{t-1}. The LSTM has gates = W x + U h + b of the last x and the last h. Q and R have full rank and no bias,
+    as in the paper's equations. Initially these gates are near 1, so the core starts like an LSTM.
     """
 
     first_output = RECURRENT_OUTPUT
@@ -66,7 +66,7 @@ class MogrifierCore(nn.Module):
 
 
 class MultiplicativeLSTMCore(nn.Module):
-    """Multiplicative LSTM, mLSTM (Krause et al. 2016): each input has its recurrent matrix, in factored form.
+    """Multiplicative LSTM, mLSTM (Krause et al. 2016). Each input has its recurrent matrix, in factored form:
 
         m = (W_mx x) * (W_mh h_{t-1})
         gates = W x + U m + b

@@ -32,7 +32,7 @@ _RESIDUAL_GAIN = 0.3
 
 
 class GridTorso(nn.Module):
-    """Symbolic grid, where each cell is a few integer codes: three 2x2 convolutions and a linear layer, ReLU after each.
+    """Symbolic grid, where each cell is a few integer codes. It has three 2x2 convolutions and a linear layer, ReLU after each.
 
     image uint8 [N, H, W, C] (and vector float [N, V]) -> [N, size].
 
@@ -233,7 +233,7 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
 
 
 def _distinct(cell: Tensor, keys: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
-    """The distinct images, padded to a bucket size with copies of the first, and the index of each sample among them.
+    """The distinct images and the index of each sample among them. The distinct ones are padded to a bucket size with copies of the first.
 
     cell int32 [N, H, W], keys int64 [H * W] -> [U, H, W], int64 [N]. Returns all images and None if two different images have the same
     hash.

@@ -1,8 +1,8 @@
 """Checkpoints: tensors and plain data, written atomically with a checksum, read without executing anything.
 
-A file `checkpoint-<updates>.pt` holds everything that is needed to resume a run or to evaluate it elsewhere: learner, counters, positions
-of the random streams, statistics, configuration, and the spec of the environments (tasks in order, vocabulary, spaces). `<updates>` is the
-number of the checkpoint.
+A file `checkpoint-<updates>.pt` holds everything that is needed to resume a run or to evaluate it elsewhere. This is the learner, counters,
+positions of the random streams, statistics, configuration, and the spec of the environments (tasks in order, vocabulary, spaces).
+`<updates>` is the number of the checkpoint.
 """
 
 from __future__ import annotations

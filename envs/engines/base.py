@@ -76,8 +76,8 @@ class SlotEngine(Engine, Protocol):
             they show the last valid observation again, with reward 0, and the next step resets. The episode never ends otherwise.
         episode: i64 [S], always the same array: number of the episode that is played, or was broken off. Numbers of episodes that could
             not begin are skipped.
-        success: f32 [S], always the same array: 1 or 0 for an episode that ended in this step, NaN if its environment does not report
-            whether it was a success; undefined for other slots.
+        success: f32 [S], always the same array: 1 or 0 for an episode that ended in this step; undefined for other slots. NaN if the
+            environment does not report whether the episode was a success.
     """
 
     interrupted: NDArray[np.bool_]
