@@ -43,7 +43,7 @@ END_SECONDS = 15.0
 
 
 class Options(NamedTuple):
-    """The keys of the module; `overrides` are those of train.py."""
+    """The keys of the module; `overrides` are keys of train.py."""
 
     seeds: int
     cases: tuple[str, ...]

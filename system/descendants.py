@@ -118,7 +118,7 @@ def supervise() -> None:
 
 
 def temporary_folder() -> str | None:
-    """The temporary folder of this run, which the supervisor removes; None if there is none."""
+    """The temporary folder of this run, which the supervisor removes; None without a folder."""
     folder = _folder(_own_mark() >> _PID_BITS)
     return folder if _is_own_folder(folder) else None
 

@@ -285,7 +285,7 @@ def _doubts_about_seeds(means: Mapping[str, Array]) -> Iterator[str]:
 
 
 def _context_use(probes: Mapping[str, Mapping[str, Estimate]]) -> Iterator[str]:
-    """For each probe, which variants need their context. A positive loss says that a variant is worse under the probe."""
+    """For each probe, which variants need their context. A positive loss states that a variant is worse under the probe."""
     for probe in dict.fromkeys(probe for losses in probes.values() for probe in losses):
         losses = {variant: each[probe] for variant, each in probes.items() if probe in each}
         worse = [variant for variant, loss in losses.items() if loss.low is not None and loss.low > 0]

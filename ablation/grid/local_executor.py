@@ -94,7 +94,7 @@ def start_process(
 
 
 def stop_processes(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Interrupts cells and waits until they have saved; kills those that take longer than SAVE_SECONDS."""
+    """Interrupts cells and waits until they have saved; kills cells that take longer than SAVE_SECONDS."""
     processes = list(processes)
     for process in processes:
         process.send_signal(signal.SIGINT)

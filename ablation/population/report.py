@@ -46,7 +46,7 @@ def summary(history: History, names: Sequence[str]) -> dict[str, Any]:
     """The content of result.json: fitness, hyperparameters and copies of each member.
 
     `best` is the member with the highest fitness, None before the first comparison. There is one run of each member and no interval,
-    so `best` says which one to evaluate and ranks nothing.
+    so `best` names the one to evaluate and ranks nothing.
     """
     members: dict[str, Any] = {}
     for index, name in enumerate(names):

@@ -130,7 +130,7 @@ def run_program(main: Callable[[], int]) -> NoReturn:
 
 
 class Interruption:
-    """Handles signals during training: the first one asks for an orderly end. A later SIGINT raises KeyboardInterrupt; other signals do
+    """Handles signals during training: the first one requests an orderly end. A later SIGINT raises KeyboardInterrupt; other signals do
     not, because schedulers repeat them and end an impatient wait with SIGKILL.
 
     Attributes:

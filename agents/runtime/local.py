@@ -259,7 +259,7 @@ class LocalRuntime:
                 successor.assign(buffer)
 
     def _restart_server(self, hang: str = "") -> None:
-        """Restarts the inference server, and all actors because it held their core states. `hang` tells how it hangs, "" that it ended."""
+        """Restarts the inference server, and all actors because it held their core states. `hang` describes the hang, "" that it ended."""
         assert self._server
         cause, detail = ("hung", hang) if hang else self._server.ending()
         if cause == "raised" and not self._anything_finished:

@@ -64,7 +64,7 @@ def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> N
 
 
 def make_room(folder: Path, also: Collection[int]) -> Path | None:
-    """Removes the oldest checkpoint that may go, and returns its path; None if there is none. Raises OSError if the disk refuses.
+    """Removes the oldest checkpoint that may go, and returns its path; None if none may go. Raises OSError if the disk refuses.
 
     The newest intact checkpoint and those with the numbers `also` stay.
     """

@@ -43,7 +43,7 @@ class Findings(NamedTuple):
     """The conclusions of a study.
 
     Attributes:
-        sentences: The claims. Each says whether it is supported.
+        sentences: The claims. Each states if it is supported.
         head, rows: Head and rows of the table.
         panels: Panels of the figure.
         variants: Names in the legend of the figure.

@@ -66,7 +66,7 @@ class Streams:
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """A seed for one purpose, unrelated to those of other purposes and of other seeds."""
+    """A seed for one purpose, unrelated to the seeds that other purposes or other seeds give."""
     return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -186,7 +186,7 @@ class ActorProcess:
         return self.retiring is not None and self.process.exitcode == 0
 
     def next_positions(self) -> StreamPositions:
-        """Where its successor begins: no unroll's stream and no episode is used twice, those of an unfinished unroll included."""
+        """Where its successor begins: no unroll's stream and no episode is used twice, not even of an unfinished unroll."""
         if self.heartbeat.beats:
             last = self.heartbeat.episodes.tolist()
         else:
