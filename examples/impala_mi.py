@@ -1,7 +1,5 @@
 """IMPALA with a multiplicative interaction of observation and context: the whole idea in one file.
 
-Usage:
-
     python examples/impala_mi.py                                      # about a minute on one core
     python examples/impala_mi.py --seed 1 --learning_rate 1e-3        # every field of Settings is an option
 
@@ -26,9 +24,9 @@ share one matrix product. It has images, instructions, other actions, cores and 
 checkpoints, evaluates, recovers from failures, and bounds the effect of a sudden change of scale on PopArt.
 
 Shapes:
-    T  steps of an unroll.           K  tasks.                         X  inputs of the interaction.
-    B  environments, one a column.   V  numbers in an observation.     Y  outputs of the interaction.
-    A  actions.                      Z  size of the context z.         H  size of the LSTM.
+    T  steps of an unroll            K  tasks                          X  inputs of the interaction
+    B  environments, one a column    V  numbers in an observation      Y  outputs of the interaction
+    A  actions                       Z  size of the context z          H  size of the LSTM
 """
 
 from __future__ import annotations
