@@ -1,7 +1,7 @@
 """The verdict as sentences: what the runs support, what they do not support, and possible other causes of a difference.
 
 A sentence calls a variant better or faster, or ranks variants, only if the difference is significant (`Comparison.claimed`). A pair is
-told apart if its difference is significant. For a single variant the sentences describe and do not compare.
+distinguished if its difference is significant. For a single variant the sentences describe and do not compare.
 
 In this module `means` has, by variant, the compared value of each run, such as the mean over tasks.
 """

@@ -45,8 +45,8 @@ class Surrogate(NamedTuple):
 def clipped_surrogate_loss(log_ratios: Tensor, advantages: Tensor, mask: Tensor, *, clip_ratio: float) -> Surrogate:
     """-sum min(r_t A_t, clip(r_t, 1 - c, 1 + c) A_t), r_t = pi(a_t|x_t) / mu(a_t|x_t) (PPO, Schulman et al. 2017, equation 7).
 
-    The behaviour policy mu is the one whose log-probabilities the trajectory has. A step moves away from mu by at most the clip, in all
-    passes together.
+    The trajectory has the log-probabilities of the behaviour policy mu. A step whose ratio has left the clip, in the direction of its
+    advantage, has no gradient.
 
     Args:
         log_ratios: Log r_t, with gradient, [T, B].
