@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.run.folder import RESULT
+from agents.run.layout import RESULT
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.suites import make_spec

@@ -116,14 +116,14 @@ class Program:
         self._await(_STALL_SECONDS, lambda: bool(self._points()) and self._steps > settled)
         self._counter.shares()
         points: list[tuple[float, float]] = []
-        began, cpu_began = time.perf_counter(), _cpu_seconds(self._process.pid)
+        began, cpu_began = time.perf_counter(), cpu_seconds(self._process.pid)
 
         def enough() -> bool:
             points.extend(self._points())
             return time.perf_counter() - began >= seconds and len(points) > 1 and points[-1][1] > points[0][1]
 
         self._await(seconds + _STALL_SECONDS, enough)
-        wall, cpu = time.perf_counter() - began, _cpu_seconds(self._process.pid) - cpu_began
+        wall, cpu = time.perf_counter() - began, cpu_seconds(self._process.pid) - cpu_began
         self._signal(signal.SIGSTOP)
         (first, first_steps), (last, last_steps) = points[0], points[-1]
         return Turn((last_steps - first_steps) / (last - first), cpu / wall, self._counter.shares())
@@ -304,7 +304,7 @@ class _NewLines:
         return complete.splitlines()
 
 
-def _cpu_seconds(group: int) -> float:
+def cpu_seconds(group: int) -> float:
     """Processor seconds of all living processes of a process group."""
     ticks = 0
     for path in Path("/proc").glob("[0-9]*/stat"):

@@ -32,9 +32,10 @@ from agents.learning.vtrace import vtrace
 from agents.network.agent import AgentNetwork
 from agents.network.normalizer import Moments
 from agents.trajectory import Trajectory
+from system.errors import RunError
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunError):
     """Too many updates in a row were not finite, or the learner itself is not finite. Refused updates leave the learner unchanged.
 
     Attributes:

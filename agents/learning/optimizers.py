@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
 
 from system.errors import InputError
 
@@ -21,49 +23,127 @@ OPTIMIZERS = {
 parameters that are no matrices have Adam's."""
 
 
-class RMSpropTF(torch.optim.Optimizer):
+State = dict[str, Tensor]
+Rule = Callable[[list[Tensor], list[Tensor], list[State], float], None]
+"""Updates parameters and their states in place, from their gradients and the learning rate."""
+
+
+class RuleOptimizer:
+    """The part of torch.optim.Optimizer's interface that the learner uses, around a rule.
+
+    torch's class imports torch.compile's packages (torch._dynamo) when it is made, which takes a second of each learner's start.
+
+    A parameter without a gradient does not change, nor does its state.
+
+    Args:
+        parameters: On one device.
+        name: The key of OPTIMIZERS with the names of a state.
+        first: The value of a state before the first step, except of `step`, which is 0.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], rule: Rule, name: str, *, learning_rate: float, first: float = 0.0
+    ) -> None:
+        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": learning_rate}]
+        self.state: dict[Tensor, State] = {}
+        self._rule, self._keys, self._first = rule, OPTIMIZERS[name], first
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Removes all gradients; `set_to_none` must be True."""
+        assert set_to_none
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Updates the parameters that have a gradient."""
+        (group,) = self.param_groups
+        if parameters := [parameter for parameter in group["params"] if parameter.grad is not None]:
+            for parameter in parameters:
+                if parameter not in self.state:
+                    self.state[parameter] = self._first_state(parameter)
+            states = [self.state[parameter] for parameter in parameters]
+            self._rule(parameters, [parameter.grad for parameter in parameters], states, group["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, without the constants: the states by the index of their parameter."""
+        parameters = enumerate(self.param_groups[0]["params"])
+        return {"state": {index: self.state[parameter] for index, parameter in parameters if parameter in self.state}}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`, also of torch's optimiser of that name."""
+        self.state.clear()
+        for index, state in saved["state"].items():
+            parameter = self.param_groups[0]["params"][index]
+            self.state[parameter] = {
+                key: value.to(parameter.device, torch.float32 if key == "step" else parameter.dtype)
+                for key, value in state.items()
+            }
+
+    def _first_state(self, parameter: Tensor) -> State:
+        return {
+            key: torch.zeros((), device=parameter.device) if key == "step" else torch.full_like(parameter, self._first)
+            for key in self._keys
+        }
+
+
+def adam_rule(betas: tuple[float, float], epsilon: float) -> Rule:
+    """torch.optim.Adam, fused."""
+
+    def update(parameters: list[Tensor], gradients: list[Tensor], states: list[State], learning_rate: float) -> None:
+        averages, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+        adam(
+            *(parameters, gradients, averages, squares, [], steps),
+            fused=True,
+            amsgrad=False,
+            beta1=betas[0],
+            beta2=betas[1],
+            lr=learning_rate,
+            weight_decay=0.0,
+            eps=epsilon,
+            maximize=False,
+        )
+
+    return update
+
+
+def rmsprop_rule(decay: float, epsilon: float) -> Rule:
+    """torch.optim.RMSprop."""
+
+    def update(parameters: list[Tensor], gradients: list[Tensor], states: list[State], learning_rate: float) -> None:
+        squares, steps = ([state[key] for state in states] for key in ("square_avg", "step"))
+        rmsprop(
+            *(parameters, gradients, squares, [], [], steps),
+            foreach=True,
+            lr=learning_rate,
+            alpha=decay,
+            eps=epsilon,
+            weight_decay=0.0,
+            momentum=0.0,
+            centered=False,
+        )
+
+    return update
+
+
+def rmsprop_tf_rule(decay: float, epsilon: float) -> Rule:
     """TensorFlow's RMSProp (tf.train.RMSPropOptimizer, momentum 0), for which the constants of IMPALA and PopArt-IMPALA are published:
 
         s <- decay s + (1 - decay) g^2,   w <- w - lr g / sqrt(s + epsilon),   s = 1 before the first step
 
     torch.optim.RMSprop differs in two points: s starts at 0, and epsilon is added to the root. With the published constants its first
     updates are 10 to 90 times as large, and later ones 2 to 8 times.
-
-    A parameter without a gradient does not change, nor does its s.
-
-    Args:
-        params: On one device.
-        lr: Learning rate.
-        decay: Of the mean square; `rms_decay` in the configuration.
-        eps: Epsilon.
     """
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, decay: float = 0.99, eps: float = 0.01) -> None:
-        super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
+    def update(parameters: list[Tensor], gradients: list[Tensor], states: list[State], learning_rate: float) -> None:
+        squares = [state["square_avg"] for state in states]
+        torch._foreach_mul_(squares, decay)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - decay)
+        roots = torch._foreach_add(squares, epsilon)
+        torch._foreach_sqrt_(roots)
+        torch._foreach_addcdiv_(parameters, gradients, roots, value=-learning_rate)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates the parameters that have a gradient. `closure` must be None."""
-        assert closure is None
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not parameters:
-                continue
-            gradients: list[Any] = [parameter.grad for parameter in parameters]
-            squares = [self._square(parameter) for parameter in parameters]
-            torch._foreach_mul_(squares, group["decay"])
-            torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["decay"])
-            roots = torch._foreach_add(squares, group["eps"])
-            torch._foreach_sqrt_(roots)
-            torch._foreach_addcdiv_(parameters, gradients, roots, value=-group["lr"])
-
-    def _square(self, parameter: Tensor) -> Tensor:
-        """s of a parameter; creates it at the first step."""
-        state = self.state[parameter]
-        if not state:
-            state["square_avg"] = torch.ones_like(parameter, memory_format=torch.preserve_format)
-        square: Tensor = state["square_avg"]
-        return square
+    return update
 
 
 class MuonWithAdam(torch.optim.Optimizer):
@@ -98,6 +178,9 @@ class MuonWithAdam(torch.optim.Optimizer):
             part.step()
 
 
+Optimizer = RuleOptimizer | MuonWithAdam
+
+
 def build_optimizer(
     name: str,
     parameters: Sequence[Tensor],
@@ -106,7 +189,7 @@ def build_optimizer(
     rms_decay: float,
     epsilon: float,
     adam_betas: tuple[float, float],
-) -> torch.optim.Optimizer:
+) -> Optimizer:
     """The optimiser with that name in OPTIMIZERS. InputError if this version of torch lacks it."""
     if name == "muon":
         if not hasattr(torch.optim, "Muon"):
@@ -114,14 +197,16 @@ def build_optimizer(
                 f"learner.optimizer=muon needs torch 2.9 and this is torch {torch.__version__}: install a later torch, or use adam."
             )
         return MuonWithAdam(parameters, lr=learning_rate, betas=adam_betas, eps=epsilon)
-    if name == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True)
-    if name == "rmsprop_tf":
-        return RMSpropTF(parameters, lr=learning_rate, decay=rms_decay, eps=epsilon)
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True)
+    rules = {
+        "rmsprop": rmsprop_rule(rms_decay, epsilon),
+        "rmsprop_tf": rmsprop_tf_rule(rms_decay, epsilon),
+        "adam": adam_rule(adam_betas, epsilon),
+    }
+    first = 1.0 if name == "rmsprop_tf" else 0.0
+    return RuleOptimizer(parameters, rules[name], name, learning_rate=learning_rate, first=first)
 
 
-def check_moments(moments: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer, name: str) -> None:
+def check_moments(moments: Mapping[int, Mapping[str, Tensor]], optimizer: Optimizer, name: str) -> None:
     """Checks the saved state of an optimiser; `load_state_dict` accepts any, and torch would fail at the first step.
 
     Args:

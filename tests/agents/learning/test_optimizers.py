@@ -1,17 +1,48 @@
-"""RMSpropTF against its formula in NumPy, element by element, and Muon beside Adam."""
+"""Adam and RMSprop against torch's classes, rmsprop_tf against its formula in NumPy, element by element, and Muon beside Adam."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from agents.learning.optimizers import RMSpropTF, build_optimizer
+from agents.learning.optimizers import build_optimizer
 from system.errors import InputError
 
 SHAPES = ((3, 2), (4,), (), (1, 2, 2))
+CONSTANTS = {"learning_rate": 0.01, "rms_decay": 0.99, "epsilon": 1e-8, "adam_betas": (0.9, 0.999)}
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_adam_and_rmsprop_are_torchs_to_the_bit(name: str) -> None:
+    """Also when a parameter has no gradient in some steps, and when each continues from the other's state."""
+    rng = np.random.default_rng(1)
+    start = [torch.tensor(rng.normal(size=shape), dtype=torch.float32) for shape in SHAPES]
+    found, expected = ([torch.nn.Parameter(array.clone()) for array in start] for _ in range(2))
+    ours = build_optimizer(name, found, **{**CONSTANTS, "epsilon": 1e-3, "rms_decay": 0.9, "adam_betas": (0.8, 0.95)})
+    torchs: torch.optim.Optimizer = (
+        torch.optim.Adam(expected, lr=0.01, betas=(0.8, 0.95), eps=1e-3, fused=True)
+        if name == "adam"
+        else torch.optim.RMSprop(expected, lr=0.01, alpha=0.9, eps=1e-3, foreach=True)
+    )
+    for step in range(30):
+        ours.zero_grad(), torchs.zero_grad()
+        assert all(one.grad is None for one in found)
+        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+            if number != 1 or step % 2 or step < 4:
+                one.grad = torch.tensor(rng.normal(size=one.shape), dtype=torch.float32)
+                other.grad = one.grad.clone()
+        for optimizer in (ours, torchs):
+            optimizer.param_groups[0]["lr"] = 0.01 * 0.9**step
+            optimizer.step()
+        assert all(map(torch.equal, found, expected))
+        if step % 10 == 5:
+            own, other = (copy.deepcopy(optimizer.state_dict()) for optimizer in (ours, torchs))
+            ours.load_state_dict(other)
+            torchs.load_state_dict({**other, "state": own["state"]})
 
 
 @pytest.mark.parametrize(("lr", "decay", "eps"), [(6e-4, 0.99, 0.01), (4.8e-4, 0.99, 0.1), (0.3, 0.5, 1e-8)])
@@ -20,7 +51,8 @@ def test_rmsprop_tf_is_the_formula_of_tensorflow(lr: float, decay: float, eps: f
     rng = np.random.default_rng(3)
     start = [rng.normal(size=shape) for shape in SHAPES]
     parameters = [torch.nn.Parameter(torch.tensor(array)) for array in start]
-    optimizer = RMSpropTF(parameters, lr=lr, decay=decay, eps=eps)
+    constants = {**CONSTANTS, "learning_rate": lr, "rms_decay": decay, "epsilon": eps}
+    optimizer = build_optimizer("rmsprop_tf", parameters, **constants)
     truth = [(np.array(array), np.ones(array.shape)) for array in start]
     for step in range(60):
         lr *= 0.97
@@ -44,16 +76,13 @@ def test_rmsprop_tf_is_the_formula_of_tensorflow(lr: float, decay: float, eps: f
 def test_first_updates_of_rmsprop_tf_are_smaller_than_pytorchs(eps: float) -> None:
     """A gradient of 0.01 moves a weight by about 0.01 lr; torch.optim.RMSprop moves it by up to lr."""
     moved = []
-    for make in (RMSpropTF, torch.optim.RMSprop):
+    for name in ("rmsprop_tf", "rmsprop"):
         weight = torch.nn.Parameter(torch.zeros(1))
         weight.grad = torch.full((1,), 0.01)
-        make([weight], lr=1.0, eps=eps).step()
+        build_optimizer(name, [weight], **{**CONSTANTS, "learning_rate": 1.0, "epsilon": eps}).step()
         moved.append(-weight.item())
     assert moved[0] == pytest.approx(0.01 / math.sqrt(0.99 + eps + 1e-6))
     assert 9 < moved[1] / moved[0] < 100
-
-
-CONSTANTS = {"learning_rate": 0.01, "rms_decay": 0.99, "epsilon": 1e-8, "adam_betas": (0.9, 0.999)}
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
