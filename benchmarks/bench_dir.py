@@ -9,13 +9,26 @@ Drivers import this module in the Python of the other program, so it needs NumPy
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 LAST_EPISODES = 100
 """Episodes over which a success is measured, as in train.py."""
+
+
+@contextlib.contextmanager
+def counting_folder() -> Iterator[Path]:
+    """The folder BENCH_DIR. If the variable is not set, sets it to a temporary folder for the block, also for child processes."""
+    with contextlib.ExitStack() as stack:
+        if "BENCH_DIR" not in os.environ:
+            os.environ["BENCH_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+            stack.callback(os.environ.pop, "BENCH_DIR")
+        yield Path(os.environ["BENCH_DIR"])
 
 
 class Count:
@@ -65,6 +78,12 @@ def read_success(folder: Path) -> float | None:
     except FileNotFoundError:
         return None
     return last.count(b"1") / LAST_EPISODES if len(last) == LAST_EPISODES else None
+
+
+def progress_line(folder: Path) -> str:
+    """The state of a run as one line; a success of nan is one before LAST_EPISODES episodes."""
+    success = read_success(folder)
+    return f"{read_steps(folder)} frames, {read_updates(folder)} updates, success {float('nan') if success is None else success:.2f}"
 
 
 def _read_count(path: Path) -> int:

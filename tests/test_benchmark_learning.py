@@ -246,3 +246,8 @@ def test_counts_of_several_environments_are_added(tmp_path: Path) -> None:
             second.episode(success=number >= 80)
     assert read_steps(tmp_path) == 240
     assert read_success(tmp_path) == pytest.approx((50 + 20) / 100)
+
+
+def test_help_is_the_description(capsys: pytest.CaptureFixture[str], process_settings: None) -> None:
+    assert main(["--help"]) == 0
+    assert "python -m benchmarks.learning [key=value ...]" in capsys.readouterr().out
