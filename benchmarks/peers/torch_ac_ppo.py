@@ -45,8 +45,9 @@ class Model(nn.Module):
             nn.Flatten(),
         )
         self._core = nn.LSTMCell(64, _MEMORY)
+        # torch-ac reads the gradient of every parameter, so none may be unused.
         self._words = nn.Embedding(NUM_WORDS, _WORD) if text else None
-        self._text = nn.GRU(_WORD, _TEXT, batch_first=True)
+        self._text = nn.GRU(_WORD, _TEXT, batch_first=True) if text else None
         features = _MEMORY + _TEXT * text
         self._actor = nn.Sequential(nn.Linear(features, _HEAD), nn.Tanh(), nn.Linear(_HEAD, num_actions))
         self._critic = nn.Sequential(nn.Linear(features, _HEAD), nn.Tanh(), nn.Linear(_HEAD, 1))
@@ -63,7 +64,7 @@ class Model(nn.Module):
         """Action distributions and values [N], and the next memory, from observations [N, ...] and memory [N, memory_size]."""
         hidden, cell = self._core(self._convolutions(observations.image), tuple(memory.chunk(2, dim=1)))
         features = hidden
-        if self._words is not None:
+        if self._words is not None and self._text is not None:
             outputs, _ = self._text(self._words(observations.words))
             last = (observations.words > 0).sum(dim=1) - 1
             features = torch.cat([hidden, outputs[torch.arange(len(last)), last]], dim=1)
