@@ -36,6 +36,7 @@ _LOG_SECONDS = 0.2
 _START_SECONDS = 300.0
 _STALL_SECONDS = 60.0
 _END_SECONDS = 5.0
+_GROUP_SECONDS = 2.0
 
 
 class Turn(NamedTuple):
@@ -303,6 +304,10 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     terminate_group(process)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_END_SECONDS)
+    # multiprocessing's tracker removes named semaphores once all other processes of the group have ended.
+    deadline = time.monotonic() + _GROUP_SECONDS
+    while _signal_group(process, 0) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
     _signal_group(process, signal.SIGKILL)
     process.wait()
 
@@ -313,9 +318,12 @@ def last_line(output: Path) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Returns whether the group has a process, be it a zombie."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+        return True
+    return False
 
 
 def _cpu_seconds(group: int) -> float:
