@@ -21,6 +21,7 @@ from benchmarks import bench_dir
 from benchmarks.cases import ROOT
 from benchmarks.options import Row
 from benchmarks.programs import NewLines, end_group, last_line
+from system.errors import InputError
 
 TASK, SEED = "{task}", "{seed}"
 """Their values replace them in the words of another program."""
@@ -153,13 +154,18 @@ class Printed:
     def readings(self) -> list[Reading]:
         """See Progress: one for each line."""
         matches = [self._pattern.search(line.decode(errors="replace")) for line in self._lines.read()]
-        return [self._reading(match.groupdict()) for match in matches if match]
+        return [self._reading(match) for match in matches if match]
 
     @staticmethod
-    def _reading(groups: dict[str, str | None]) -> Reading:
-        numbers = {name: float(text.replace(",", "")) for name, text in groups.items() if text}
-        updates = numbers.get("updates")
-        return Reading(int(numbers["frames"]), numbers.get("success"), None if updates is None else int(updates))
+    def _reading(match: re.Match[str]) -> Reading:
+        try:
+            numbers = {name: float(text.replace(",", "")) for name, text in match.groupdict().items() if text}
+            updates = numbers.get("updates")
+            return Reading(int(numbers["frames"]), numbers["success"], None if updates is None else int(updates))
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f'pattern= matches "{match[0]}" without numbers: let its groups match digits only.'
+            ) from error
 
 
 def training_row(run: Path, began: float, exit_code: int, goal: Goal) -> Row:

@@ -201,6 +201,9 @@ def test_a_program_that_prints_is_read_line_by_line(
     run, case = run_rows(capsys, *words, "threshold=0.99")
     assert (run["reached"], run["frames_played"], run["exit_code"]) == (False, 3000, 0)
     assert (case["reached"], case["frames_median"]) == (0, None)
+    for wrong in (r"pattern=(?P<frames>\w+)(?P<success>lo)", r"pattern=(?P<frames>\d)?hel(?P<success>\w+)"):
+        assert main([words[0], wrong, "seeds=1", "cases=x"]) == 2
+        assert 'pattern= matches "hello" without numbers' in capsys.readouterr().err
 
 
 def test_a_program_that_fails_is_named_after_the_other_runs(
