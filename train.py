@@ -20,7 +20,7 @@ from agents.cli.terminal import TextConsole, warn
 from agents.distributed.follower import follow_under_torchrun
 from agents.distributed.process_group import LearnerError, add_num_processes, dismiss_followers, torchrun_rank
 from agents.learning.inner_loop import learn
-from agents.learning.learner import NonFiniteError
+from agents.learning.nonfinite import NonFiniteError
 from agents.run.checkpoint_saver import SaveError
 from agents.run.folder import default_run, holds_run, is_finished, resumed_config
 from agents.run.lock import MovedError, sole_writer

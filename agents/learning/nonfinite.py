@@ -15,6 +15,18 @@ _LARGEST = 10
 """How many gradients `gradients` lists."""
 
 
+class NonFiniteError(RuntimeError):
+    """Too many updates in a row were not finite, or the learner itself is not finite. Refused updates leave the learner unchanged.
+
+    Attributes:
+        diagnosis: What was not finite, as plain data.
+    """
+
+    def __init__(self, message: str, diagnosis: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.diagnosis = diagnosis
+
+
 def gradients(network: AgentNetwork) -> dict[str, Any]:
     """Gradients by the name of their parameter. `not_finite`: names; `largest`: names and norms of the largest finite ones."""
     found = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}

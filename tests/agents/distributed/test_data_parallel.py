@@ -16,9 +16,9 @@ from fakes import fake_batch, fake_config, fake_env, fake_network
 from pairwise import pairwise
 from torch import Tensor
 
-from agents.learning.advantages import NORMALIZATIONS
-from agents.learning.learner import Learner, NonFiniteError
-from agents.learning.nonfinite import steps_by_task
+from agents.learning.learner import Learner
+from agents.learning.losses import NORMALIZATIONS
+from agents.learning.nonfinite import NonFiniteError, steps_by_task
 from agents.learning.optimizers import OPTIMIZERS
 from agents.setup.builder import build_learner
 from agents.trajectory import PER_COLUMN, Trajectory
@@ -90,7 +90,7 @@ def step_all(learners: Sequence[Learner], parts: Sequence[Trajectory], num_new: 
 
 def state(learner: Learner) -> dict[str, Tensor]:
     """Parameters, moments of PopArt and of the optimiser."""
-    found = {**learner.popart._asdict(), **learner.network.state_dict()}
+    found = {**learner.objective.popart._asdict(), **learner.network.state_dict()}
     for number, kept in learner.optimizer.state_dict()["state"].items():
         found |= {f"{key} of {number}": value for key, value in kept.items()}
     return found
