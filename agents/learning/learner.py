@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.learning import nonfinite
 from agents.learning.nonfinite import NonFiniteError
 from agents.learning.objective import BatchStatistics, Objective, Snapshot, sum_packed
-from agents.learning.optimizers import build_optimizer, check_moments
+from agents.learning.optimizers import build_optimizer, check_moments, total_norm
 from agents.learning.popart import sigma
 from agents.learning.prefetch import Prefetcher, Staged
 from agents.trajectory import Trajectory
@@ -136,7 +136,8 @@ class Learner:
         loss, metrics, statistics = self.objective(staged, self.current_entropy_cost)
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
         loss.backward()
         if self._reduce:
             try:
@@ -144,8 +145,7 @@ class Learner:
             except BaseException:
                 self.objective.restore(before)
                 raise
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        norm = total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         outcome = self._read_outcome(norm, metrics, statistics)
         self.steps_by_task, self.surges = outcome.steps_by_task, outcome.surges
         self.moved_too_far = 0 < self.kl_bound < outcome.kl

@@ -1,4 +1,4 @@
-"""The learner's optimisers: PyTorch's, and TensorFlow's RMSProp."""
+"""The learner's optimisers: PyTorch's, Adam as a single call, and TensorFlow's RMSProp."""
 
 from __future__ import annotations
 
@@ -19,6 +19,58 @@ OPTIMIZERS = {
 }
 """Name -> keys of the optimiser's state for one parameter. `step` is a scalar; the others have the parameter's shape. With `muon`,
 parameters that are no matrices have Adam's."""
+
+
+class FusedAdam(torch.optim.Optimizer):
+    """torch.optim.Adam with `fused=True`, bit by bit, without its bookkeeping, which takes as long as the update of a small network.
+
+    A parameter without a gradient does not change, nor do its moments.
+
+    Args:
+        params: On one device.
+        lr: Learning rate.
+        betas, eps: Of Adam.
+    """
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float, betas: tuple[float, float], eps: float) -> None:
+        # `fused` makes load_state_dict move `step` to the device.
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "fused": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Updates the parameters that have a gradient. `closure` must be None."""
+        assert closure is None
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            states = [self._state(parameter) for parameter in parameters]
+            steps, means, squares = ([state[key] for state in states] for key in _ADAM)
+            torch._foreach_add_(steps, 1)
+            torch._fused_adam_(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                means,
+                squares,
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=0.0,
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _state(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Step and moments of a parameter; creates them at the first step."""
+        state: dict[str, Tensor] = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return state
 
 
 class RMSpropTF(torch.optim.Optimizer):
@@ -86,7 +138,7 @@ class MuonWithAdam(torch.optim.Optimizer):
         if matrices:
             self._parts.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
         if others:
-            self._parts.append(torch.optim.Adam(others, lr=lr, betas=betas, eps=eps, fused=True))
+            self._parts.append(FusedAdam(others, lr=lr, betas=betas, eps=eps))
         super().__init__([part.param_groups[0] for part in self._parts], {})
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -118,7 +170,13 @@ def build_optimizer(
         return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True)
     if name == "rmsprop_tf":
         return RMSpropTF(parameters, lr=learning_rate, decay=rms_decay, eps=epsilon)
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True)
+    return FusedAdam(parameters, lr=learning_rate, betas=adam_betas, eps=epsilon)
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """The Euclidean norm of all gradients, which are on one device, as of a single vector."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
 
 
 def check_moments(moments: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer, name: str) -> None:

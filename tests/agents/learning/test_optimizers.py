@@ -1,14 +1,15 @@
-"""RMSpropTF against its formula in NumPy, element by element, and Muon beside Adam."""
+"""RMSpropTF against its formula in NumPy, element by element, Adam against torch's, and Muon beside Adam."""
 
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 
-from agents.learning.optimizers import RMSpropTF, build_optimizer
+from agents.learning.optimizers import FusedAdam, RMSpropTF, build_optimizer
 from system.errors import InputError
 
 SHAPES = ((3, 2), (4,), (), (1, 2, 2))
@@ -51,6 +52,28 @@ def test_first_updates_of_rmsprop_tf_are_smaller_than_pytorchs(eps: float) -> No
         moved.append(-weight.item())
     assert moved[0] == pytest.approx(0.01 / math.sqrt(0.99 + eps + 1e-6))
     assert 9 < moved[1] / moved[0] < 100
+
+
+def test_adam_is_the_fused_one_of_torch() -> None:
+    rng = np.random.default_rng(1)
+    start = [torch.tensor(rng.normal(size=shape), dtype=torch.float32) for shape in SHAPES]
+    found, expected = ([torch.nn.Parameter(array.clone()) for array in start] for _ in range(2))
+    ours = FusedAdam(found, lr=1.0, betas=(0.8, 0.99), eps=1e-3)
+    torchs = torch.optim.Adam(expected, lr=1.0, betas=(0.8, 0.99), eps=1e-3, fused=True)
+    for step in range(20):
+        for optimizer in (ours, torchs):
+            optimizer.param_groups[0]["lr"] = 0.1 * 0.9**step
+        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+            # Parameter 1 has a gradient in every second step only.
+            one.grad = (
+                None if number == 1 and step % 2 else torch.tensor(rng.normal(size=one.shape), dtype=torch.float32)
+            )
+            other.grad = one.grad
+        ours.step()
+        torchs.step()
+        # A state that torch's saved continues the same way.
+        ours.load_state_dict({**ours.state_dict(), "state": deepcopy(torchs.state_dict()["state"])})
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 CONSTANTS = {"learning_rate": 0.01, "rms_decay": 0.99, "epsilon": 1e-8, "adam_betas": (0.9, 0.999)}
