@@ -176,8 +176,8 @@ def stretches(reset: NDArray[np.bool_], *, grouped: bool) -> Stretches:
 
 # Measured cost of a fused call on CPU, per call and per step, in units of one step of one row (forward and backward).
 _CALL_COST, _STEP_COST = 320, 12
-# Rows are padded to a multiple of this: 96 rows take half the time of 94.
-_ROWS = 32
+# Rows are padded to a multiple of this. With AMX 96 rows take half the time of 94. Without it only the padding costs.
+_ROWS = 32 if torch.cpu._is_amx_tile_supported() else 8
 # Number of bucket lengths of stretches.
 _LENGTHS = 4
 
