@@ -15,6 +15,8 @@ from agents.fusion.padding import bucket_size
 
 # Most places of the padded grid per sample. Beyond it, a context with many samples gets several rows.
 _MOST_PLACES = 3
+# Samples per context below which the grid costs more than a weight matrix for every sample.
+_FEW_SAMPLES = 2
 # Most numbers that a device may copy to give every sample its own weight matrix.
 _MOST_GATHERED = 2**27
 
@@ -116,8 +118,10 @@ def grouped_linear(x: Tensor, weight: Tensor, segments: Segments) -> Tensor:
         x, weight = x.to(dtype), weight.to(dtype)
     if segments.count == 1:
         return F.linear(x, weight[0])
-    if device != "cpu" and not torch.is_grad_enabled() and len(x) * weight[0].numel() <= _MOST_GATHERED:
-        # Acting on a device: no shape depends on data, so the step can be captured in a CUDA graph (agents/acting/cuda_graphs.py).
+    gathers = device != "cpu" or len(x) < _FEW_SAMPLES * segments.count
+    if gathers and not torch.is_grad_enabled() and len(x) * weight[0].numel() <= _MOST_GATHERED:
+        # Acting. On a device no shape may depend on data, so that the step can be captured in a CUDA graph (agents/acting/cuda_graphs.py).
+        # On CPU the grid pays only where several slots share a context; it also multiplies by contexts that no slot has at present.
         return torch.bmm(weight.index_select(0, segments.index), x.unsqueeze(2)).squeeze(2)
     grid = segments.grid
     if grid.owner is not None:

@@ -83,7 +83,7 @@ class LSTMCore(nn.Module):
         """Outputs only. Padded rows run past their end, so their last state is undefined."""
         # On a device a step takes as long for many rows as for few, so one group is cheapest.
         layout = stretches(reset.cpu().numpy(), grouped=x.device.type == "cpu").on(x.device)
-        padded = _Rows.apply(x.flatten(0, 1), layout.sample, layout.place)
+        padded = _Rows.apply(x.flatten(0, 1), layout.sample, layout.place)  # type: ignore[no-untyped-call]
         initial = torch.where(layout.first, state.index_select(0, layout.owner), 0.0).to(x.dtype)
         places, rows = [steps * rows for steps, rows in layout.groups], [rows for _, rows in layout.groups]
         outputs = []
@@ -91,7 +91,8 @@ class LSTMCore(nn.Module):
             hidden, cell = (half.unsqueeze(0).contiguous() for half in start.chunk(2, dim=1))
             outputs.append(self.lstm(part.view(steps, size, -1), (hidden, cell))[0].flatten(0, 1))
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return _Rows.apply(y, layout.place, layout.inverse).view(*reset.shape, -1)  # type: ignore[no-any-return]
+        y = _Rows.apply(y, layout.place, layout.inverse)  # type: ignore[no-untyped-call]
+        return y.view(*reset.shape, -1)  # type: ignore[no-any-return]
 
     def _final_state(self, x: Tensor, reset: Tensor, state: Tensor) -> Tensor:
         """State after the last step, by a loop over steps: the learner, which runs long unrolls, does not need it."""

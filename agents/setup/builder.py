@@ -188,7 +188,9 @@ class ActorFactory:
         device = next(network.parameters()).device
         # Decided here, because the nodes of a cluster may have other processors than the learner.
         autocast = autocast_dtype(self.config, device)
-        return Policy(network, slots, autocast=autocast, graphs=self.plan.cuda_graphs)
+        # `serial` is exact after a resume, which has no earlier unrolls.
+        remember = self.config.runtime.name != "serial"
+        return Policy(network, slots, autocast=autocast, graphs=self.plan.cuda_graphs, remember=remember)
 
     def policy_of_server(self, slots: int) -> Policy:
         """The policy of an inference server, with a new network (PoolConfig.make_policy)."""
