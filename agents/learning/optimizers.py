@@ -22,7 +22,7 @@ parameters that are no matrices have Adam's."""
 
 
 class FusedAdam(torch.optim.Optimizer):
-    """torch.optim.Adam with `fused=True`, bit by bit, without its bookkeeping, which takes as long as the update of a small network.
+    """torch.optim.Adam with `fused=True`, bit by bit, without its bookkeeping, which takes as long as a step of a small network.
 
     A parameter without a gradient does not change, nor do its moments.
 

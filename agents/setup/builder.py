@@ -188,7 +188,7 @@ class ActorFactory:
         device = next(network.parameters()).device
         # Decided here, because the nodes of a cluster may have other processors than the learner.
         autocast = autocast_dtype(self.config, device)
-        # `serial` is exact after a resume, which has no earlier unrolls.
+        # `serial` is exact after a resume, and a resumed run has no earlier unrolls to remember.
         remember = self.config.runtime.name != "serial"
         return Policy(network, slots, autocast=autocast, graphs=self.plan.cuda_graphs, remember=remember)
 
