@@ -66,7 +66,7 @@ def test_an_update_in_low_precision_stays_on_the_gpu(gpu: PretendedGPU, name: st
     config = copy.deepcopy(config)
     config.precision = "bf16"
     on_cpu, on_gpu = two_learners(env, config)
-    assert on_gpu.autocast == torch.bfloat16
+    assert on_gpu.objective.autocast == torch.bfloat16
     batch = fake_batch(env, on_gpu.network.core_state_size, T, B)
     expected, metrics = on_cpu.step(batch), on_gpu.step(batch)
     assert gpu.waits == ["tolist"]
