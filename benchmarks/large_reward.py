@@ -156,7 +156,7 @@ def recovered(plain: Sequence[float], hit: Sequence[float], window: int) -> int 
 
 
 def _scale(learner: Learner) -> float:
-    return float(sigma(learner.popart).max())
+    return float(sigma(learner.objective.popart).max())
 
 
 def main(arguments: Sequence[str]) -> int:

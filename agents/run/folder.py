@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.cli.terminal import warn
-from agents.learning.learner import NonFiniteError
-from agents.learning.nonfinite import for_json
+from agents.learning.nonfinite import NonFiniteError, for_json
 from agents.run.layout import CONFIG, DIAGNOSIS, PROVENANCE, RESULT, VOCABULARY, check_free
 from agents.run.metrics import Statistics
 from agents.run.provenance import provenance

@@ -16,7 +16,7 @@ from agents.distributed.follower import initial_message
 from agents.distributed.leader import DataParallelGroup
 from agents.distributed.process_group import LEADER, LearnerError, shard
 from agents.learning.inner_loop import Update
-from agents.learning.learner import NonFiniteError
+from agents.learning.nonfinite import NonFiniteError
 from agents.network.flops import multiply_adds
 from agents.run import banner, folder, layout
 from agents.run.bottleneck import Bottleneck, find_bottleneck
