@@ -26,13 +26,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agents.setup.machine import num_cores
-from benchmarks.cases import chosen, configurations
+from benchmarks.cases import ROOT, THIS_CHECKOUT, chosen, configurations, other_checkouts, refuse_shared_names
 from benchmarks.options import BenchmarkError, Row, parse, report
-from benchmarks.programs import ROOT, cpu_seconds
-from benchmarks.throughput import THIS_CHECKOUT, other_checkouts
+from benchmarks.programs import cpu_seconds
 from benchmarks.train_process import HANG_SECONDS, kill_training
 from benchmarks.turns import ratios, spread, take_turns
-from system.errors import InputError
 
 _POLL_SECONDS = 0.002
 
@@ -47,11 +45,10 @@ class Start(NamedTuple):
 def measure(arguments: list[str]) -> Iterator[Row]:
     """One row per case."""
     options = parse(arguments, rounds=5, seconds=1.0, own=("cases", "case", "checkout"))
-    cases, checkouts = chosen(options, "engines"), other_checkouts(options)
+    cases, checkouts = chosen(options, "engines"), other_checkouts(options.own, options.overrides)
     if checkouts and not cases:
         cases = {THIS_CHECKOUT: list(options.overrides)}
-    if both := cases.keys() & checkouts.keys():
-        raise InputError(f'checkout="{min(both)}: ..." has the name of a case: give it another.')
+    refuse_shared_names(cases, checkouts)
     configurations(cases)
     programs = {name: (ROOT, words) for name, words in cases.items()} | checkouts
     turns = take_turns({name: partial(start, root, words) for name, (root, words) in programs.items()}, options.rounds)
