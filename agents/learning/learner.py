@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.learning import nonfinite
 from agents.learning.nonfinite import NonFiniteError
 from agents.learning.objective import BatchStatistics, Objective, Snapshot, sum_packed
-from agents.learning.optimizers import build_optimizer, check_moments, total_norm
+from agents.learning.optimizers import build_optimizer, total_norm
 from agents.learning.popart import sigma
 from agents.learning.prefetch import Prefetcher, Staged
 from agents.trajectory import Trajectory
@@ -103,14 +103,15 @@ class Learner:
         # Parameters that need no gradient are set by other means (agents/network/normalizer.py).
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
-        self._optimizer_name = optimizer
         self.optimizer = build_optimizer(
             optimizer,
             self._parameters,
+            matrices=self.network.trunk_matrices,
             learning_rate=learning_rate,
             rms_decay=rms_decay,
             epsilon=epsilon,
             adam_betas=adam_betas,
+            precision=objective.autocast or torch.float32,
         )
 
     def step(self, batch: Trajectory, *, num_new: int | None = None) -> dict[str, Tensor]:
@@ -260,9 +261,6 @@ class Learner:
             KeyError, ValueError, RuntimeError: `state` is of a different network, optimiser or number of tasks.
         """
         self.network.load_state_dict(state["network"])
-        moments = state["optimizer"]["state"]
-        check_moments(moments, self.optimizer, self._optimizer_name)
-        # The constants come from the configuration, not from the checkpoint.
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(state["popart"])
         self.counters = Counters(**{name: int(state["counters"][name]) for name in Counters._fields})

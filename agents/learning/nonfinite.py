@@ -10,12 +10,13 @@ from torch import Tensor
 
 from agents.network.agent import AgentNetwork
 from agents.trajectory import Trajectory
+from system.errors import RunError
 
 _LARGEST = 10
 """How many gradients `gradients` lists."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunError):
     """Too many updates in a row were not finite, or the learner itself is not finite. Refused updates leave the learner unchanged.
 
     Attributes:
