@@ -77,7 +77,13 @@ def test_published_settings_keep_the_published_algorithm(choice: str) -> None:
 @pytest.mark.parametrize("suite", SUITES)
 def test_few_frames_fits_every_suite(suite: str) -> None:
     learner = compose_train([f"env={suite}", "experiment=few_frames"]).learner
-    assert (learner.loss, learner.passes) == ("appo", 4)
+    assert (learner.loss, learner.passes, learner.optimizer) == ("appo", 4, "muon")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_memory_fits_every_suite(suite: str) -> None:
+    learner = compose_train([f"env={suite}", "experiment=memory"]).learner
+    assert (learner.optimizer, learner.learning_rate) == ("muon", 1e-3)
 
 
 def test_no_preset_uses_torchs_rmsprop() -> None:
