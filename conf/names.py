@@ -38,6 +38,8 @@ NODE_RUNTIMES = ("local", "serial")
 INFERENCE = ("auto", "actor", "server")
 TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
 PRECISIONS = ("auto", "fp32", "bf16")
+LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
+"""Trackers (agents.run.trackers.tracker.TRACKERS)."""
 SWITCHES = ("auto", "true", "false")
 
 PROBES = ("swap", "shuffle", "zero", "all")

@@ -231,6 +231,7 @@ class TrainConfig:
         milestone_frames: Frames between milestones, which are checkpoints that are never removed; 0 = none.
         log_seconds: Seconds between log steps.
         log_frames: Frames between log steps. It replaces log_seconds, so that log steps do not depend on the machine's speed; 0 = off.
+        logger: Trackers of the metrics besides metrics.jsonl (agents/run/trackers/tracker.py).
         display: Whether to show progress on the terminal.
         stop_at_success: Mean over tasks of the success over the last 100 episodes at which the run ends early, once every task has
             had that many episodes; 0 = never.
@@ -257,6 +258,7 @@ class TrainConfig:
     milestone_frames: int = number(0, least=0)
     log_seconds: float = number(5.0, least=0)
     log_frames: int = number(0, least=0)
+    logger: list[str] = choice(["tensorboard"], names.LOGGERS)
     display: bool = True
     stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
@@ -283,6 +285,7 @@ class EvaluateConfig:
         threads: Compute threads; 0 = all cores, which is faster for large networks only.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that torch sees. Episodes repeat on the same device only.
         probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
+        logger: Trackers of the run that also show the result, its videos and the similarity of tasks (agents/run/trackers/tracker.py).
         similarity: Whether a probe also draws how similar the tasks are to the agent's context encoder.
         allow: Modules, files and folders that the agent's configuration may name (conf/allowlist.py), in addition to those of `tasks`.
     """
@@ -302,11 +305,12 @@ class EvaluateConfig:
     device: str = "cpu"
     probe: str = choice("", names.PROBES, optional=True)
     similarity: bool = True
+    logger: list[str] = choice(["tensorboard"], names.LOGGERS)
     allow: list[str] = field(default_factory=list)
 
 
 MAY_CHANGE_ON_RESUME = (
-    *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames"),
+    *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames", "logger"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
     *("learner.compile", "learner.staging", "learner.num_processes"),
     *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),

@@ -22,6 +22,7 @@ from agents.learning.vtrace import PG_BOOTSTRAPS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
 from agents.run.metrics import WINDOW
+from agents.run.trackers.tracker import TRACKERS
 from conf import composition, names
 from conf.loading import (
     all_keys,
@@ -77,6 +78,7 @@ def refusal(*overrides: str) -> str:
         (names.LOSSES, LOSSES),
         (names.ADVANTAGE_NORMALIZATIONS, NORMALIZATIONS),
         (names.PROBES, (*PROBES, ALL)),
+        (names.LOGGERS, TRACKERS),
     ],
 )
 def test_names_of_conf_equal_the_keys_of_the_tables(known: tuple[str, ...], table: Iterable[str]) -> None:

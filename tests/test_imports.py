@@ -28,8 +28,10 @@ ADAPTERS = {
     "dmlab2d": "envs/dmlab2d/*.py",
     "dm_env": "envs/dm_env_adapter/*.py",
     "ale_py": "envs/atari/*.py",
+    "wandb": "agents/run/trackers/wandb_run.py",
+    "mlflow": "agents/run/trackers/mlflow_run.py",
 }
-"""Optional engine -> the only files that may import it."""
+"""Optional engine or tracker -> the only files that may import it."""
 
 IMPORTS_BY_NAME = "envs/gymnasium_ids/build_env.py"
 """May import modules by name: the user's environments and wrappers. Of these it calls only subclasses of gymnasium.Wrapper."""

@@ -68,12 +68,12 @@ class Probing:
         seed = (*stream(self._seed, task), _SWAPS)
         return partial(_override_context, Swap(self._others(task), self.encoder.instruction_columns, seed))
 
-    def write_similarity(self, folder: Path, updates: int) -> list[Path]:
+    def write_similarity(self, folder: Path) -> list[Path]:
         """Writes the figure of agents/evaluation/task_similarity.py and returns its path; empty if there is nothing to compare."""
         if not self.names or len(self._trained) < 2:
             return []
         matrices = similarities(self.encoder, {task: self.contexts[task] for task in self._trained})
-        return [write(draw(matrices, self._trained), folder, updates)] if matrices else []
+        return [write(draw(matrices, self._trained), folder)] if matrices else []
 
     def _others(self, task: str) -> ContextRows:
         """The contexts of the other trained tasks; for an agent of one task, the contexts of that task."""

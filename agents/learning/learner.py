@@ -54,6 +54,23 @@ class Counters(NamedTuple):
     steps: int = 0
 
 
+class LastUpdate(NamedTuple):
+    """Tensors of an update for the log, constants, [T, B] each.
+
+    Attributes:
+        log_rhos: Log pi(a|x) - log mu(a|x), before the update.
+        values: V(x_s), in units of the reward.
+        baseline, targets: Output and target of the value head, normalised by PopArt.
+        mask: bool, False where a step is no transition. A copy, because later batches may use the same memory.
+    """
+
+    log_rhos: Tensor
+    values: Tensor
+    baseline: Tensor
+    targets: Tensor
+    mask: Tensor
+
+
 class _LossInputs(NamedTuple):
     """Inputs of the losses of one batch, and its counts. Counts include the columns of all learners.
 
@@ -63,6 +80,7 @@ class _LossInputs(NamedTuple):
         steps_by_task: Valid steps of each task, [K].
         surges: See `Learner.surges`, [K].
         observation_moments: The moments of observations after this batch; None without a normalizer.
+        log_rhos, values: See LastUpdate.
     """
 
     targets: Tensor
@@ -71,6 +89,8 @@ class _LossInputs(NamedTuple):
     steps_by_task: Tensor
     surges: Tensor
     observation_moments: Moments | None
+    log_rhos: Tensor
+    values: Tensor
 
 
 class _PolicyLoss(NamedTuple):
@@ -133,6 +153,7 @@ class Learner:
         steps_by_task: Valid steps of each task in the last batch, over all learners; K numbers.
         surges: For each task with a surge in the last batch, the root mean square of its targets in standard deviations, else 0;
             K numbers. See agents.learning.popart.bounded_update.
+        last: Tensors of the last update, from which the log computes its figures (agents/run/diagnostics.py).
         moved_too_far: Whether the last update measured a KL divergence above `kl_bound`; equal in all learners.
     """
 
@@ -208,6 +229,8 @@ class Learner:
             mixed=pg_bootstrap == "mixed",
         )
         self._reduce = reduce
+        self.clip_rho = clip_rho
+        self.last: LastUpdate | None = None
         # Parameters that need no gradient are set by other means (agents/network/normalizer.py).
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
@@ -316,6 +339,7 @@ class Learner:
         inputs = self._make_loss_inputs(staged, features, log_probs)
         # After the targets, which rescale the value head.
         baseline = self.network.value_head(features[:-1], task[:-1])
+        self.last = LastUpdate(inputs.log_rhos, inputs.values, baseline.detach(), inputs.targets, mask.clone())
         num_steps = inputs.steps_by_task.sum().clamp(min=1)
         divisor = num_steps if self.reduction == "mean" else torch.ones(())
         policy_loss, sums = self._policy_loss(log_probs, batch["behaviour_log_probs"], inputs.advantages, mask)
@@ -354,8 +378,9 @@ class Learner:
         mask, task = batch["mask"], batch["task"].long()
         deviation = sigma(self.popart)
         values = deviation[task] * self.network.value_head(features, task) + self.popart.mu[task]
+        log_rhos = log_probs - batch["behaviour_log_probs"]
         vs, advantages = self._vtrace(
-            log_probs - batch["behaviour_log_probs"],
+            log_rhos,
             self.discounting * (~batch["terminated"]).float(),
             self._transform_rewards(batch["reward"]),
             values[:-1],
@@ -394,6 +419,8 @@ class Learner:
             steps_by_task=sums[0],
             surges=surges,
             observation_moments=None if normalizer is None else normalizer.updated(observation_sums),
+            log_rhos=log_rhos,
+            values=values[:-1],
         )
 
     def _reduce_sums(self, *parts: Tensor) -> list[Tensor]:

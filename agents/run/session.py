@@ -21,11 +21,13 @@ from agents.network.flops import multiply_adds
 from agents.run import banner, folder
 from agents.run.bottleneck import Bottleneck, find_bottleneck
 from agents.run.checkpoint_saver import Saver
+from agents.run.diagnostics import describe
 from agents.run.lock import FolderLock, MovedError, sole_writer
 from agents.run.metrics import MetricsLog, Statistics, mean_over_tasks, scores_of_suite
 from agents.run.progress import Display
 from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
+from agents.run.trackers.tracker import TrackedRun, Trackers, check_trackers
 from agents.runtime.base import ActorError, Batch, StreamPositions
 from agents.runtime.processes.fork_server import start_fork_server
 from agents.runtime.processes.process import configure_process, memory_row
@@ -35,6 +37,7 @@ from agents.setup.plan import make_plan
 from agents.setup.preflight import check_fits, check_network
 from agents.setup.unknown_words import UnknownInstructions
 from conf.allowlist import run_arguments
+from conf.loading import to_dict
 from conf.schema import TrainConfig
 from envs.scores import human_scores
 from envs.spec import EnvSpec
@@ -80,6 +83,7 @@ class Session:
         configure_process(plan.learner_threads)
         torch.manual_seed(config.seed)
         check_network(config, env)
+        check_trackers(config.logger)
         network = builder.build_network(config, env).to(plan.device)
         self.group = DataParallelGroup(config.learner.num_processes)
         self.learner = learner = builder.build_learner(config, env, network, plan, reduce=self.group.reduce)
@@ -97,6 +101,9 @@ class Session:
         cost = multiply_adds(network, env)
         # Only now: a refusal of the configuration comes without a progress bar.
         self._display = display = stack.enter_context(Display(config.total_frames, enabled=config.display))
+        tracked = TrackedRun(self.folder, to_dict(config), learner.counters.steps * env.action_repeat)
+        trackers = Trackers(config.logger, tracked, display.say)
+        stack.callback(trackers.close)
         self._clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
         self._facts = banner.collect_facts(config, env, plan, learner)
         self._faults = Faults(
@@ -128,7 +135,7 @@ class Session:
             agent = {"parameters": network.num_parameters, "multiply_adds": cost._asdict()}
             write_json(self.folder / folder.AGENT, agent)
         display.banner(f"mimpala: training in {self.folder}", banner.describe(config, env, plan, learner, cost))
-        self._log = MetricsLog(self.folder, updates)
+        self._log = MetricsLog(self.folder, updates, trackers)
         self.replay = builder.build_replay(config, env, network, plan, updates)
         self._unknown_instructions = UnknownInstructions(config.env, env)
         self._losses: dict[str, torch.Tensor] = {}
@@ -184,7 +191,8 @@ class Session:
 
     def _write_row(self) -> None:
         counters = self.learner.counters
-        row, tasks = self._clock.row(counters, self._losses), self.statistics.summary(self.env.action_repeat)
+        losses = describe(self.learner, self._losses, self.env.tasks)
+        row, tasks = self._clock.row(counters, losses), self.statistics.summary(self.env.action_repeat)
         row |= self.replay.row(counters.updates) | self._faults.row() | memory_row(self.runtime.processes())
         row |= {"saves_failed": self._saver.failed} | self.group.row()
         for task, figures in tasks.items():
