@@ -13,12 +13,14 @@ elif __name__ == "__mp_main__":
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.cli.terminal import TextConsole, warn
 from agents.distributed.follower import follow_under_torchrun
 from agents.distributed.process_group import LearnerError, add_num_processes, dismiss_followers, torchrun_rank
+from agents.evaluation.during_training import Evaluations
 from agents.learning.inner_loop import learn
 from agents.learning.learner import NonFiniteError
 from agents.run.checkpoint_saver import SaveError
@@ -49,7 +51,7 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
     Returns:
         The exit code.
     """
-    with open_session(config, env, pause_at=pause_at) as session:
+    with open_session(config, env, pause_at=pause_at) as session, closing(Evaluations(session)) as evaluations:
         learner, runtime, shard = session.learner, session.runtime, session.plan.shard
         while not session.ended_by():
             try:
@@ -73,6 +75,8 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
                 session.log()
             if session.save_is_due():
                 session.save()
+            evaluations.advance()
+        evaluations.finish()
         return session.finish()
 
 

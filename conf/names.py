@@ -31,6 +31,8 @@ OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam", "muon")
 REWARD_TRANSFORMS = ("clip", "soft_asymmetric", "soft_asymmetric_paper", "none")
 PG_BOOTSTRAPS = ("mixed", "paper")
 REDUCTIONS = ("mean", "sum")
+SCHEDULES = ("linear", "constant", "cosine")
+"""Of the learning rate (agents.learning.optimizers.rate_share)."""
 
 RUNTIMES = ("serial", "local", "cluster")
 NODE_RUNTIMES = ("local", "serial")
@@ -43,6 +45,8 @@ LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
 SWITCHES = ("auto", "true", "false")
 
 PROBES = ("swap", "shuffle", "zero", "all")
+THRESHOLDS = ("success", "return", "score")
+"""Measures of `stop_at`."""
 MEASURES = ("auto", "score", "success", "return")
 
 EPISODE_WINDOW = 100

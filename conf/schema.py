@@ -113,6 +113,9 @@ class LearnerConfig:
             equals an update of one learner. Under torchrun it is the number of processes that torchrun starts.
         optimizer: One of agents.learning.learner.OPTIMIZERS.
         pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS. Runs from versions without this key use `paper`.
+        schedule: Of the learning rate up to `total_frames`: `linear` to 0, `constant`, or `cosine` to 0; empty: `linear` with `anneal`,
+            otherwise `constant`.
+        warmup_frames: Frames in which the learning rate first rises linearly from 0.
         compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).
         staging: Whether, with a GPU, the next batch is copied from pinned memory during an update; `auto` = `true`.
     """
@@ -126,6 +129,8 @@ class LearnerConfig:
     optimizer: str = choice("adam", names.OPTIMIZERS)
     learning_rate: float = number(1e-3, least=0)
     anneal: bool = True
+    schedule: str = choice("", names.SCHEDULES, optional=True)
+    warmup_frames: int = number(0, least=0)
     rms_decay: float = number(0.99, least=0, most=1)
     # With an epsilon that is 0 in single precision, the update of a parameter without a gradient is 0 / 0.
     epsilon: float = number(1e-8, least=1e-20)
@@ -233,8 +238,12 @@ class TrainConfig:
         log_frames: Frames between log steps. It replaces log_seconds, so that log steps do not depend on the machine's speed; 0 = off.
         logger: Trackers of the metrics besides metrics.jsonl (agents/run/trackers/tracker.py).
         display: Whether to show progress on the terminal.
-        stop_at_success: Mean over tasks of the success over the last 100 episodes at which the run ends early, once every task has
-            had that many episodes; 0 = never.
+        evaluate_every: Frames between evaluations while the run trains (agents/evaluation/during_training.py), whose best one then decides
+            the best checkpoint; 0 = none.
+        evaluate_episodes: Episodes of each task in them.
+        stop_at: Thresholds at which the run ends early, once every task has had 100 episodes: a mapping from `success`, `return` or `score`
+            to the least mean over tasks of the last 100 episodes; all must be reached. None = never.
+        stop_at_success: The same for success alone; 0 = never.
         match_params: A number of parameters, or a fusion whose number of parameters the agent gets (agents/setup/match_params.py).
         initialization: Initial weights (agents/network/initialization.py).
     """
@@ -260,6 +269,9 @@ class TrainConfig:
     log_frames: int = number(0, least=0)
     logger: list[str] = choice(["tensorboard"], names.LOGGERS)
     display: bool = True
+    evaluate_every: int = number(0, least=0)
+    evaluate_episodes: int = number(20, least=1)
+    stop_at: Any = None
     stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
     initialization: str = choice("scaled", names.INITIALIZATIONS)
@@ -311,6 +323,7 @@ class EvaluateConfig:
 
 MAY_CHANGE_ON_RESUME = (
     *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames", "logger"),
+    *("evaluate_every", "evaluate_episodes", "stop_at"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
     *("learner.compile", "learner.staging", "learner.num_processes"),
     *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),

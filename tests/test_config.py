@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -248,6 +249,10 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "14 fresh", "runtime.slots_per_actor=64")),
         ("learner.replay_size=-1", ("learner.replay_size=-1",)),
         ("stop_at_success=1.5", ("stop_at_success=1.5",)),
+        ("stop_at=0.9", ("stop_at=0.9", "{success: 0.9}")),
+        ("stop_at={sucess: 0.9}", ("stop_at=sucess", "success, return, score")),
+        ("stop_at={return: many}", ("stop_at.return=many",)),
+        ("learner.schedule=exponential", ("learner.schedule=exponential", "linear, constant, cosine")),
         ("torso.hidden=[0]", ("torso.hidden",)),
         ("runtime.slots_per_actor=0", ("runtime.slots_per_actor",)),
         ("runtime.learner_threads=-1", ("runtime.learner_threads",)),
@@ -293,7 +298,7 @@ def test_evaluation_needs_a_run() -> None:
 
 
 def test_every_option_is_comparable_plain_data() -> None:
-    plain = (bool, int, float, str, list)
+    plain = (bool, int, float, str, list, NoneType)
     for key, value in all_keys("train", []).items():
         assert isinstance(value, plain), key
     assert all(dataclasses.is_dataclass(suite.config) for suite in SUITES.values())

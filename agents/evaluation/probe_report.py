@@ -11,7 +11,6 @@ import numpy as np
 
 from agents.acting.policy import ContextOverride, ContextRows, Policy
 from agents.evaluation.episodes import (
-    MAX_SLOTS,
     Episode,
     Episodes,
     PreparePolicy,
@@ -26,6 +25,7 @@ from agents.evaluation.probes import ALL, PROBES, Record, Shuffle, Swap, derange
 from agents.evaluation.report import Played, Scores, is_known, mean, outcomes, results, return_ranges
 from agents.evaluation.task_similarity import draw, similarities, write
 from agents.network.context import ContextEncoder
+from agents.setup.preflight import MAX_SLOTS
 from conf.schema import EvaluateConfig
 from envs.spec import EnvSpec
 from system.errors import InputError

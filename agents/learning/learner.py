@@ -14,7 +14,7 @@ from torch import Tensor
 from agents.learning import losses, nonfinite
 from agents.learning.advantages import normalize_advantages
 from agents.learning.compile import Compiled
-from agents.learning.optimizers import build_optimizer, check_moments
+from agents.learning.optimizers import build_optimizer, check_moments, rate_share
 from agents.learning.popart import (
     MOST_COUNTED,
     SURGE_CLIP,
@@ -121,10 +121,10 @@ class Learner:
     Args:
         network: Trained in place, on its device.
         num_tasks: K.
-        total_steps: Agent steps after which the learning rate has annealed to 0.
+        total_steps: Agent steps after which the schedules of learning rate and entropy have ended.
         optimizer: A key of agents.learning.optimizers.OPTIMIZERS.
-        learning_rate: At the start.
-        anneal: Whether the learning rate falls linearly to 0 over `total_steps`.
+        learning_rate: The highest one of the schedule.
+        schedule, warmup_steps: Of the learning rate, see agents.learning.optimizers.rate_share.
         loss: A name in agents.learning.losses.LOSSES.
         clip_ratio: c of `appo`.
         kl_bound: KL divergence from the behaviour policy above which `moved_too_far` holds; 0 = none.
@@ -165,7 +165,8 @@ class Learner:
         total_steps: int,
         optimizer: str,
         learning_rate: float,
-        anneal: bool,
+        schedule: str,
+        warmup_steps: int,
         rms_decay: float,
         epsilon: float,
         adam_betas: tuple[float, float],
@@ -198,7 +199,7 @@ class Learner:
         self.network = network
         self.total_steps = total_steps
         self.learning_rate = learning_rate
-        self.anneal = anneal
+        self.schedule, self.warmup_steps = schedule, warmup_steps
         self.max_gradient_norm = max_gradient_norm
         self.discounting = discounting
         self.baseline_cost = baseline_cost
@@ -311,8 +312,8 @@ class Learner:
 
     @property
     def current_learning_rate(self) -> float:
-        """The learning rate after annealing."""
-        return self.learning_rate * (self._share_left() if self.anneal else 1.0)
+        """The learning rate of the schedule now."""
+        return self.learning_rate * rate_share(self.schedule, self.counters.steps, self.total_steps, self.warmup_steps)
 
     @property
     def current_entropy_cost(self) -> float:

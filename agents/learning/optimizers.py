@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -96,6 +97,20 @@ class MuonWithAdam(torch.optim.Optimizer):
             # One state serves both, so that state_dict and load_state_dict of this class hold everything.
             part.state, part.param_groups = self.state, [group]
             part.step()
+
+
+def rate_share(schedule: str, steps: int, total: int, warmup: int) -> float:
+    """The learning rate after so many `steps` as a share of the highest one.
+
+    It first rises linearly from 0 in `warmup` steps. Then it stays equal (`constant`), or falls to 0 at `total` steps, linearly (`linear`)
+    or as half a cosine (`cosine`: Loshchilov & Hutter 2017, equation 5, without restarts).
+    """
+    if steps < warmup:
+        return steps / warmup
+    done = min(1.0, (steps - warmup) / max(1, total - warmup))
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    return 1 - done if schedule == "linear" else 1.0
 
 
 def build_optimizer(

@@ -134,10 +134,16 @@ class Statistics:
             result[task] = {key: value for key, value in row.items() if math.isfinite(value)}
         return result
 
-    def success(self) -> float:
-        """Mean over tasks of the success of the last WINDOW episodes; NaN if it is unknown, or a task has fewer episodes."""
-        full = all(statistics.episodes >= WINDOW for statistics in self.tasks.values())
-        return sum(s.mean(1) for s in self.tasks.values()) / len(self.tasks) if full else math.nan
+    def reaches(self, thresholds: Mapping[str, float]) -> bool:
+        """Whether the means over tasks of the last WINDOW episodes reach every threshold: of `success`, `return` or `score`.
+
+        False without thresholds, while a task has fewer episodes, and if one of these is unknown.
+        """
+        if not thresholds or any(statistics.episodes < WINDOW for statistics in self.tasks.values()):
+            return False
+        summary = self.summary(1)
+        means = mean_over_tasks(summary) | {"score": scores_of_suite(summary).get("mean", math.nan)}
+        return all(means.get(measure, math.nan) >= least for measure, least in thresholds.items())
 
     def recent_performance(self) -> Performance | None:
         """The performance over the last WINDOW episodes; None until every task has one episode."""
