@@ -22,7 +22,7 @@ from agents.runtime.base import ActorError
 from agents.runtime.processes.fork_server import ending, kill, start_child
 from conf.allowlist import external_names
 from system.descendants import end_orphans
-from system.errors import ErrorReport
+from system.errors import ErrorReport, InputError
 from system.files import AppendedFile, finite_or_null, parse_json, read_lines, write_whole
 from system.plain_data import COUNT, FINITE, PlainDataError, check_form
 
@@ -165,11 +165,13 @@ class Evaluations:
     def _resume(self) -> int:
         """Reads the evaluations up to the checkpoint from which the run continues and drops later ones. Returns the frames of the last."""
         session, path = self._session, self._session.folder / FILE
+        updates = session.learner.counters.updates
         if not path.exists():
             return 0
-        rows = [
-            row for row in map(_row, read_lines(path)) if row and row["updates"] <= session.learner.counters.updates
-        ]
+        try:
+            rows = [row for row in map(_row, read_lines(path)) if row and row["updates"] <= updates]
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}): put it back, or remove it.") from error
         with session.tolerate_failure(FILE):
             write_whole(path, "".join(json.dumps(finite_or_null(row)) + "\n" for row in rows))
         for row in rows:

@@ -18,7 +18,8 @@ def check_login() -> None:
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
         return
     try:
-        wandb.login()
+        # Unverified, because that would need W&B's own process, which a refusal of the run would have to end.
+        wandb.login(verify=False)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
@@ -30,6 +31,8 @@ class WandbRun:
     """The run in W&B: a new one, or the one of the run folder, which continues."""
 
     def __init__(self, run: TrackedRun) -> None:
+        # It takes the package `agents` of this project for an agent framework, and advertises.
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
         import wandb
 
         self._wandb = wandb
@@ -57,3 +60,6 @@ class WandbRun:
 
     def close(self) -> None:
         self._run.finish()
+        if self._wandb.run is None:
+            # Ends W&B's own process, which otherwise would be killed with the program's other processes and report that at its exit.
+            self._wandb.teardown()

@@ -8,7 +8,7 @@ import math
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -244,14 +244,11 @@ def wandb_history(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The services of trackers on this machine."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)
-    yield
-    if wandb := sys.modules.get("wandb"):
-        wandb.teardown()
 
 
 @pytest.mark.usefixtures("services")
@@ -267,9 +264,18 @@ def test_wandb_keeps_the_history_of_an_offline_run(tmp_path: Path) -> None:
             "frames": row["frames"],
             **tags(row),
         }
-    # A resume continues the same run of W&B.
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("services")
+def test_a_resume_continues_the_run_of_wandb_which_leaves_nothing_behind(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    run = tmp_path / "my-run"
+    assert train.main([*TINY, f"run={run}", "total_frames=200", "logger=[wandb]"]) == 0
     (identity,) = json.loads((run / tracker.IDS).read_text(encoding="utf-8")).values()
-    assert train.main([f"run={run}", "resume=true", "total_frames=250"]) == 0
+    resumed = [sys.executable, "train.py", f"run={run}", "resume=true", "total_frames=250"]
+    done = subprocess.run(resumed, cwd=Path(train.__file__).parent, capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr and "wandb" not in done.stderr
     assert len(list((run / "wandb").glob(f"offline-run-*-{identity}"))) == 2
 
 
@@ -279,7 +285,7 @@ def test_wandb_without_a_login_is_refused(
     pytest.importorskip("wandb")
     import wandb
 
-    def login() -> bool:
+    def login(*, verify: bool) -> bool:
         raise wandb.errors.UsageError("No API key configured.")
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
