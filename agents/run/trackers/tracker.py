@@ -141,7 +141,9 @@ class Trackers:
 def check_trackers(names: Sequence[str]) -> None:
     """Raises InputError if the package of a tracker is missing, or nobody is logged in to it."""
     for name in names:
-        if name != "csv" and not importlib.util.find_spec(name):
+        found = None if name == "csv" else importlib.util.find_spec(name)
+        # A folder `wandb`, which W&B makes in the current folder, is found as a package without an origin.
+        if name != "csv" and (found is None or found.origin is None):
             raise InputError(f'logger={name} needs the package {name}: pip install "mimpala[{name}]", or leave it out.')
     if "wandb" in names:
         from agents.run.trackers.wandb_run import check_login

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,24 @@ def test_a_tracker_is_imported_only_if_it_is_named(tmp_path: Path) -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\x00", b"a,b\n1,2\n", b'frames,"a\n3', b"frames\n-1\n1e9\n" + b"9" * 400, b"x" * 200_000]
+)
+def test_a_foreign_csv_is_replaced_or_refused_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    refusal, run = "", TrackedRun(tmp_path, {}, 5)
+    try:
+        with contextlib.closing(Trackers(["csv"], run, pytest.fail)) as trackers:
+            trackers.log(7, {"return/mean": 1.0})
+    except InputError as error:
+        refusal = str(error)
+    if refusal:
+        assert refusal.startswith("logger=csv cannot start (") and "\n" not in refusal
+        return
+    header, *_, last = (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert header.endswith("return/mean") and last.startswith("7,") and last.endswith(",1.0")
+
+
 class Failing:
     """A tracker whose service is away at every second row."""
 
@@ -206,11 +226,13 @@ def test_a_tracker_that_fails_is_reported_once_and_ends_nothing(
     assert len((tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 7
 
 
+@pytest.mark.parametrize("found", [None, ModuleSpec("wandb", None, is_package=True)])
 @pytest.mark.parametrize("name", [name for name in LOGGERS if name != "csv"])
 def test_a_missing_package_is_refused_before_the_run(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, found: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracker.importlib.util, "find_spec", lambda package: None)
+    # None, or what Python finds for a folder of that name.
+    monkeypatch.setattr(tracker.importlib.util, "find_spec", lambda package: found)
     run = tmp_path / "run"
     message = refusal(capsys, *TINY, f"run={run}", f"logger=[csv,{name}]")
     assert f"logger={name} needs the package {name}" in message and f'"mimpala[{name}]"' in message
