@@ -83,7 +83,6 @@ class Session:
         configure_process(plan.learner_threads)
         torch.manual_seed(config.seed)
         check_network(config, env)
-        check_trackers(config.logger)
         network = builder.build_network(config, env).to(plan.device)
         self.group = DataParallelGroup(config.learner.num_processes)
         self.learner = learner = builder.build_learner(config, env, network, plan, reduce=self.group.reduce)
@@ -95,6 +94,7 @@ class Session:
             restored = restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
         check_fits(config, env, network)
         check_thresholds(config, env)
+        check_trackers(config.logger)
         if config.evaluate_every:
             check_evaluation(config.env, min(config.evaluate_episodes, MAX_SLOTS), key="evaluate_episodes")
         self.folder = folder.create_run_folder(config, env)
