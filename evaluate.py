@@ -8,6 +8,7 @@ if __name__ == "__main__":
     # Handle signals first: the imports below take seconds.
     begin_program()
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,9 @@ from agents.evaluation.episodes import (
 from agents.evaluation.probe_report import Probing, probe_report
 from agents.evaluation.report import prepare_output, report, results_folder, write_report
 from agents.evaluation.tables import result_tables
+from agents.evaluation.tracking import track_evaluation
 from agents.evaluation.video import check_video, file_names, picture_rates, record_all
+from agents.run.trackers.tracker import Trackers, check_trackers
 from agents.runtime.processes.process import configure_process
 from agents.setup.machine import num_cores, resolve_device
 from agents.setup.preflight import check_evaluation
@@ -63,7 +66,8 @@ def evaluate(config: EvaluateConfig) -> int:
     folder = results_folder(Path(config.run), agent.path)
     output = Path(config.output) if config.output else folder / "evaluation.json"
     prepare_output(output, given=bool(config.output))
-    check_links(folder, "videos", "probes", "tensorboard")
+    check_links(folder, "videos", "probes")
+    check_trackers(config.logger)
     if config.video:
         check_video()
     configure_process(config.threads or num_cores())
@@ -77,7 +81,7 @@ def evaluate(config: EvaluateConfig) -> int:
     title = f"mimpala: evaluating {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames): {config.episodes} {how} episodes"
     console.say(f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}")
     moved = _keep_earlier_folders(agent, spec, config, folder, probing)
-    written = [output, *(probing.write_similarity(folder, agent.updates) if config.similarity else ())]
+    pictures = probing.write_similarity(folder) if config.similarity else []
     episodes, probed, stopped = _play_all(agent, spec, config, probing, console)
 
     content = report(agent, spec, config, slots, episodes)
@@ -87,15 +91,16 @@ def evaluate(config: EvaluateConfig) -> int:
         content["probes"] = probe_report(agent, episodes, probed)
     earlier = write_report(output, content)
     console.print(*result_tables(content), sep="\n", highlight=False)
-    for path in written:
-        console.say(f"written: {path}")
+    for written in (output, *pictures):
+        console.say(f"written: {written}")
     for path in (earlier, *moved):
         if path:
             console.say(f"kept: {path}, an earlier evaluation with other settings")
-    if stopped:
-        raise stopped
-    # Last, so that an interrupted video does not lose the result.
-    return _record_videos(agent, spec, config, folder, console) if config.video else DONE
+    with contextlib.closing(track_evaluation(config.logger, agent, folder, content, pictures)) as trackers:
+        if stopped:
+            raise stopped
+        # Last, so that an interrupted video does not lose the result.
+        return _record_videos(agent, spec, config, folder, console, trackers) if config.video else DONE
 
 
 def _keep_earlier_folders(
@@ -144,12 +149,18 @@ def _play_all(
     return episodes, probed, None
 
 
-def _record_videos(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, folder: Path, console: TextConsole) -> int:
+def _record_videos(
+    agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, folder: Path, console: TextConsole, trackers: Trackers
+) -> int:
     make = partial(make_actor, agent, spec, slots=1, config=config)
     names, rates = file_names(spec.tasks), picture_rates(spec)
     try:
         for drawn in record_all(names, make, agent.env, config.video_episodes, folder / "videos", rates):
-            console.say(f"written: {drawn}") if isinstance(drawn, Path) else warn(drawn)
+            if isinstance(drawn, str):
+                warn(drawn)
+                continue
+            console.say(f"written: {drawn}")
+            trackers.video(agent.frames, f"evaluation/video/{drawn.stem}", drawn)
     except KeyboardInterrupt:
         warn("interrupted: the result is written, and not every video")
         return INTERRUPTED

@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
@@ -44,9 +45,10 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
     if config.runtime.name == "local":
         start_fork_server()
     with slow_imports():
+        from agents.evaluation.during_training import Evaluations
         from agents.learning.inner_loop import learn
         from agents.run.session import open_session
-    with open_session(config, env, pause_at=pause_at) as session:
+    with open_session(config, env, pause_at=pause_at) as session, closing(Evaluations(session)) as evaluations:
         learner, runtime, shard = session.learner, session.runtime, session.plan.shard
         while not session.ended_by():
             try:
@@ -70,6 +72,8 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
                 session.log()
             if session.save_is_due():
                 session.save()
+            evaluations.advance()
+        evaluations.finish()
         return session.finish()
 
 

@@ -36,7 +36,7 @@ SUCCESS = Measure(name="success", label="success", best=1.0, floor=0.0)
 RETURN = Measure(name="return", label="return", best=None)
 
 HOUSEKEEPING_KEYS = set(MAY_CHANGE_ON_RESUME) - {
-    *("total_frames", "stop_at_success", "precision", "runtime.name", "log_frames")
+    *("total_frames", "stop_at", "stop_at_success", "precision", "runtime.name", "log_frames")
 }
 """Keys that change neither what is learned nor what is reported. The keys that are subtracted change one of these."""
 

@@ -31,6 +31,8 @@ OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam", "muon")
 REWARD_TRANSFORMS = ("clip", "soft_asymmetric", "soft_asymmetric_paper", "none")
 PG_BOOTSTRAPS = ("mixed", "paper")
 REDUCTIONS = ("mean", "sum")
+SCHEDULES = ("linear", "constant", "cosine")
+"""Of the learning rate (agents.learning.optimizers.rate_share)."""
 
 RUNTIMES = ("serial", "local", "cluster")
 NODE_RUNTIMES = ("local", "serial")
@@ -38,9 +40,13 @@ NODE_RUNTIMES = ("local", "serial")
 INFERENCE = ("auto", "actor", "server")
 TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
 PRECISIONS = ("auto", "fp32", "bf16")
+LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
+"""Trackers (agents.run.trackers.tracker.TRACKERS)."""
 SWITCHES = ("auto", "true", "false")
 
 PROBES = ("swap", "shuffle", "zero", "all")
+THRESHOLDS = ("success", "return", "score")
+"""Measures of `stop_at`."""
 MEASURES = ("auto", "score", "success", "return")
 
 EPISODE_WINDOW = 100

@@ -113,6 +113,9 @@ class LearnerConfig:
             equals an update of one learner. Under torchrun it is the number of processes that torchrun starts.
         optimizer: One of agents.learning.learner.OPTIMIZERS.
         pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS. Runs from versions without this key use `paper`.
+        schedule: Of the learning rate up to `total_frames`: `linear` to 0, `constant`, or `cosine` to 0; empty: `linear` with `anneal`,
+            otherwise `constant`.
+        warmup_frames: Frames in which the learning rate first rises linearly from 0.
         compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).
         staging: Whether, with a GPU, the next batch is copied from pinned memory during an update; `auto` = `true`.
     """
@@ -126,6 +129,8 @@ class LearnerConfig:
     optimizer: str = choice("adam", names.OPTIMIZERS)
     learning_rate: float = number(1e-3, least=0)
     anneal: bool = True
+    schedule: str = choice("", names.SCHEDULES, optional=True)
+    warmup_frames: int = number(0, least=0)
     rms_decay: float = number(0.99, least=0, most=1)
     # With an epsilon that is 0 in single precision, the update of a parameter without a gradient is 0 / 0.
     epsilon: float = number(1e-8, least=1e-20)
@@ -231,9 +236,14 @@ class TrainConfig:
         milestone_frames: Frames between milestones, which are checkpoints that are never removed; 0 = none.
         log_seconds: Seconds between log steps.
         log_frames: Frames between log steps. It replaces log_seconds, so that log steps do not depend on the machine's speed; 0 = off.
+        logger: Trackers of the metrics besides metrics.jsonl (agents/run/trackers/tracker.py).
         display: Whether to show progress on the terminal.
-        stop_at_success: Mean over tasks of the success over the last 100 episodes at which the run ends early, once every task has
-            had that many episodes; 0 = never.
+        evaluate_every: Frames between evaluations while the run trains (agents/evaluation/during_training.py), whose best one then decides
+            the best checkpoint; 0 = none.
+        evaluate_episodes: Episodes of each task in them.
+        stop_at: Thresholds at which the run ends early, once every task has had 100 episodes: a mapping from `success`, `return` or `score`
+            to the least mean over tasks of the last 100 episodes; all must be reached. None = never.
+        stop_at_success: The same for success alone; 0 = never.
         match_params: A number of parameters, or a fusion whose number of parameters the agent gets (agents/setup/match_params.py).
         initialization: Initial weights (agents/network/initialization.py).
     """
@@ -257,7 +267,11 @@ class TrainConfig:
     milestone_frames: int = number(0, least=0)
     log_seconds: float = number(5.0, least=0)
     log_frames: int = number(0, least=0)
+    logger: list[str] = choice(["tensorboard"], names.LOGGERS)
     display: bool = True
+    evaluate_every: int = number(0, least=0)
+    evaluate_episodes: int = number(20, least=1)
+    stop_at: Any = None
     stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
     initialization: str = choice("scaled", names.INITIALIZATIONS)
@@ -283,6 +297,7 @@ class EvaluateConfig:
         threads: Compute threads; 0 = all cores, which is faster for large networks only.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that torch sees. Episodes repeat on the same device only.
         probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
+        logger: Trackers of the run that also show the result, its videos and the similarity of tasks (agents/run/trackers/tracker.py).
         similarity: Whether a probe also draws how similar the tasks are to the agent's context encoder.
         allow: Modules, files and folders that the agent's configuration may name (conf/allowlist.py), in addition to those of `tasks`.
     """
@@ -302,11 +317,13 @@ class EvaluateConfig:
     device: str = "cpu"
     probe: str = choice("", names.PROBES, optional=True)
     similarity: bool = True
+    logger: list[str] = choice(["tensorboard"], names.LOGGERS)
     allow: list[str] = field(default_factory=list)
 
 
 MAY_CHANGE_ON_RESUME = (
-    *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames"),
+    *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames", "logger"),
+    *("evaluate_every", "evaluate_episodes", "stop_at"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
     *("learner.compile", "learner.staging", "learner.num_processes"),
     *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -21,6 +22,7 @@ from agents.learning.vtrace import PG_BOOTSTRAPS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
 from agents.run.metrics import WINDOW
+from agents.run.trackers.tracker import TRACKERS
 from conf import composition, names
 from conf.loading import (
     all_keys,
@@ -76,6 +78,7 @@ def refusal(*overrides: str) -> str:
         (names.LOSSES, LOSSES),
         (names.ADVANTAGE_NORMALIZATIONS, NORMALIZATIONS),
         (names.PROBES, (*PROBES, ALL)),
+        (names.LOGGERS, TRACKERS),
     ],
 )
 def test_names_of_conf_equal_the_keys_of_the_tables(known: tuple[str, ...], table: Iterable[str]) -> None:
@@ -245,6 +248,10 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "14 fresh", "runtime.slots_per_actor=64")),
         ("learner.replay_size=-1", ("learner.replay_size=-1",)),
         ("stop_at_success=1.5", ("stop_at_success=1.5",)),
+        ("stop_at=0.9", ("stop_at=0.9", "{success: 0.9}")),
+        ("stop_at={sucess: 0.9}", ("stop_at=sucess", "success, return, score")),
+        ("stop_at={return: many}", ("stop_at.return=many",)),
+        ("learner.schedule=exponential", ("learner.schedule=exponential", "linear, constant, cosine")),
         ("torso.hidden=[0]", ("torso.hidden",)),
         ("runtime.slots_per_actor=0", ("runtime.slots_per_actor",)),
         ("runtime.learner_threads=-1", ("runtime.learner_threads",)),
@@ -290,7 +297,7 @@ def test_evaluation_needs_a_run() -> None:
 
 
 def test_every_option_is_comparable_plain_data() -> None:
-    plain = (bool, int, float, str, list)
+    plain = (bool, int, float, str, list, NoneType)
     for key, value in all_keys("train", []).items():
         assert isinstance(value, plain), key
     assert all(dataclasses.is_dataclass(suite.config) for suite in SUITES.values())

@@ -28,8 +28,10 @@ ADAPTERS = {
     "dmlab2d": "envs/dmlab2d/*.py",
     "dm_env": "envs/dm_env_adapter/*.py",
     "ale_py": "envs/atari/*.py",
+    "wandb": "agents/run/trackers/wandb_run.py",
+    "mlflow": "agents/run/trackers/mlflow_run.py",
 }
-"""Optional engine -> the only files that may import it."""
+"""Optional engine or tracker -> the only files that may import it."""
 
 IMPORTS_BY_NAME = "envs/gymnasium_ids/build_env.py"
 """May import modules by name: the user's environments and wrappers. Of these it calls only subclasses of gymnasium.Wrapper."""
@@ -235,7 +237,7 @@ def test_a_run_and_its_fork_server_do_not_import_torchs_compiler(tmp_path: Path)
 import train
 settings = ["env=conditional", "runtime=serial", "learner.unroll_length=4", "total_frames=1000", "display=false"]
 assert train.main([*settings, "run={tmp_path / "run"}"]) == 0
-assert not loaded(*{COMPILER}, "torch.utils.tensorboard", "matplotlib", "scipy", "pandas", "ray")
+assert not loaded(*{COMPILER}, "matplotlib", "scipy", "pandas", "ray")
 """)
     run_in_new_process(f"""
 import agents.setup.preload

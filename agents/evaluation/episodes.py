@@ -26,6 +26,7 @@ from agents.network.agent import AgentNetwork
 from agents.run.provenance import versions
 from agents.setup.builder import build_network
 from agents.setup.machine import resolve_device
+from agents.setup.preflight import MAX_SLOTS
 from agents.setup.unknown_words import UnknownInstructions
 from agents.storage.checkpoint import env_from_dict, load_checkpoint
 from agents.trajectory import Trajectory, allocate, trajectory_spec
@@ -42,9 +43,6 @@ from system.errors import InputError
 
 PreparePolicy: TypeAlias = Callable[[Policy], None]
 """Changes a policy before it acts (agents/evaluation/probes.py)."""
-
-MAX_SLOTS = 64
-"""Most environments per task, if `slots` is not given."""
 
 MAX_STEPS = 50_000
 """Most agent steps per episode, if `max_steps` is not given and the suite allows no longer episodes."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from agents.acting.policy import ContextOverride, ContextRows, Policy
 from agents.evaluation.episodes import (
-    MAX_SLOTS,
     Episode,
     Episodes,
     PreparePolicy,
@@ -26,6 +25,7 @@ from agents.evaluation.probes import ALL, PROBES, Record, Shuffle, Swap, derange
 from agents.evaluation.report import Played, Scores, is_known, mean, outcomes, results, return_ranges
 from agents.evaluation.task_similarity import draw, similarities, write
 from agents.network.context import ContextEncoder
+from agents.setup.preflight import MAX_SLOTS
 from conf.schema import EvaluateConfig
 from envs.spec import EnvSpec
 from system.errors import InputError
@@ -68,12 +68,12 @@ class Probing:
         seed = (*stream(self._seed, task), _SWAPS)
         return partial(_override_context, Swap(self._others(task), self.encoder.instruction_columns, seed))
 
-    def write_similarity(self, folder: Path, updates: int) -> list[Path]:
+    def write_similarity(self, folder: Path) -> list[Path]:
         """Writes the figure of agents/evaluation/task_similarity.py and returns its path; empty if there is nothing to compare."""
         if not self.names or len(self._trained) < 2:
             return []
         matrices = similarities(self.encoder, {task: self.contexts[task] for task in self._trained})
-        return [write(draw(matrices, self._trained), folder, updates)] if matrices else []
+        return [write(draw(matrices, self._trained), folder)] if matrices else []
 
     def _others(self, task: str) -> ContextRows:
         """The contexts of the other trained tasks; for an agent of one task, the contexts of that task."""

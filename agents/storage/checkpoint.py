@@ -47,7 +47,7 @@ class Intact(NamedTuple):
 def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path:
     """Writes checkpoint number `updates` atomically and returns its path. Raises OSError if the disk refuses; earlier ones stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = _path(folder, updates)
+    path = checkpoint_path(folder, updates)
     write_tensors(path, {"format": FORMAT, "schema": SCHEMA, **content})
     return path
 
@@ -57,7 +57,7 @@ def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> N
 
     A symbolic link is removed, not its target. Raises OSError if the disk refuses.
     """
-    kept = {_path(folder, updates) for updates in also}
+    kept = {checkpoint_path(folder, updates) for updates in also}
     old = [path for path in list_checkpoints(folder)[:-keep] if path not in kept]
     for path in (*old, *folder.glob(".checkpoint-*.pt.tmp")):
         path.unlink(missing_ok=True)
@@ -68,7 +68,7 @@ def make_room(folder: Path, also: Collection[int]) -> Path | None:
 
     The newest intact checkpoint and those with the numbers `also` stay.
     """
-    kept = {_path(folder, updates) for updates in also}
+    kept = {checkpoint_path(folder, updates) for updates in also}
     found = list_checkpoints(folder)
     if len(found) < 2:
         return None
@@ -126,7 +126,7 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
     if not wants_best:
         return newest.path
     number = kept_checkpoints(newest.content)["best"].get("updates", -1)
-    path = _path(newest.path.parent, number)
+    path = checkpoint_path(newest.path.parent, number)
     if not path.is_file():
         raise InputError(
             f"run={run} is not there: the run has no best checkpoint until every task has ended an episode."
@@ -214,5 +214,6 @@ def _listed(damaged: Sequence[DamagedCheckpointError]) -> str:
     return ", ".join(f"{error.path} {error.reason}" for error in damaged)
 
 
-def _path(folder: Path, updates: int) -> Path:
+def checkpoint_path(folder: Path, updates: int) -> Path:
+    """The path of checkpoint number `updates`."""
     return folder / f"checkpoint-{updates:012d}.pt"
