@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
+from agents.cli.exit_codes import DONE, exit_code, print_text
 from agents.cli.terminal import TextConsole, warn
 from agents.distributed.follower import follow_under_torchrun
 from agents.distributed.process_group import LearnerError, add_num_processes, dismiss_followers, torchrun_rank
@@ -27,7 +27,9 @@ from agents.run.lock import MovedError, sole_writer
 from agents.run.session import open_session
 from agents.runtime.base import ActorError
 from agents.setup.match_params import match_params
-from conf.loading import all_keys, changed_keys, compose_train, explicit_keys, reference_fusion
+from conf.arguments.aliases import normalize
+from conf.arguments.flags import answer, read_arguments
+from conf.loading import changed_keys, compose_train, explicit_keys, reference_fusion
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite, make_spec, settle
@@ -77,9 +79,19 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Shows help, or trains a new run, a resumed run, or as a follower of torchrun's first learner. Returns the exit code."""
-    if asks_for_help(arguments):
-        return show_help(__doc__, all_keys("train", overrides(arguments)))
+    """Prints what the flags ask for, or trains: new runs, a resumed run, or as a follower of torchrun's first learner.
+
+    Returns:
+        The exit code.
+    """
+    typed = read_arguments(arguments, "train")
+    if (text := answer(typed, __doc__)) is not None:
+        return print_text(text)
+    if "multirun" in typed.flags:
+        from ablation.grid.multirun import multirun
+
+        return multirun(typed.overrides)
+    arguments = normalize(typed.overrides, "train")
     if (launched := torchrun_rank()) and launched.rank > 0:
         return follow_under_torchrun()
     arguments = add_num_processes(arguments, launched)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -14,14 +16,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.ablate_schema import AblateConfig
-from conf.command_line import quote_text_value
+from conf.arguments.aliases import normalize
+from conf.command_line import quote_text_value, shorten
 from conf.names import CONTEXTS, CORES, FLAT_FUSIONS, FUSIONS, RUNTIMES, SPATIAL_FUSIONS, TORSO_SITE, TORSOS
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, TrainConfig
+from conf.search_schema import SearchConfig
 from conf.studies_schema import STUDIES
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
@@ -34,48 +38,72 @@ _FURTHER: dict[str, dict[str, Any]] = {
     "tucker": {"rank": 32},
 }
 
+_GROUPS = ("env", "experiment", *_NAMES)
+PROGRAMS_WITH_GROUPS = ("train", "ablate", "population", "search")
+"""The programs whose configuration has these groups."""
+
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a program, or of a file or schema of conf/, with `overrides`, typed by its schema but not checked.
 
     InputError for an unknown key or name, a value of the wrong type, or an override that cannot be read.
     """
-    _store_schemas()
+    overrides = normalize(overrides, name)
     for argument in overrides:
-        if "${" in argument:
-            raise InputError(f"{argument} holds an interpolation: give the value itself.")
         if argument.startswith("hydra"):
             raise InputError(
-                f"{argument} is not a key of the configuration: Hydra only reads files here, it runs nothing."
+                f"{shorten(argument)} is not a key of the configuration: Hydra only reads files here, it runs nothing."
             )
-        if argument.startswith(("+", "~")):
-            raise InputError(f"{argument} adds or removes a key: every key is there already, write key=value.")
-    overrides = list(map(quote_text_value, overrides))
-    parsed = parse_overrides(overrides)
+    parsed = parse_overrides(list(map(quote_text_value, overrides)))
+    with _initialized():
+        groups = [override for override in parsed if name in PROGRAMS_WITH_GROUPS and override.key_or_group in _GROUPS]
+        for override in parsed:
+            _check_override(override, name, is_group=override in groups)
+        # The last choice of a group counts, as the last value of a key.
+        chosen = {override.key_or_group: override for override in groups}.values()
+        try:
+            composed = _compose_choices(name, tuple(str(choice.input_line) for choice in chosen))
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise _explain_files(error, groups) from error
+        config = copy.deepcopy(composed)
+    for override in parsed:
+        if override not in groups:
+            if override.is_sweep_override():
+                raise _several_values(override, name, config)
+            set_value(config, override.key_or_group, override.value())
+    return config
+
+
+@contextlib.contextmanager
+def _initialized() -> Iterator[None]:
+    """Hydra with the schemas and the files of conf/."""
+    _store_schemas()
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
-        for override in parsed:
-            # Presets of ablate.py set keys that other programs lack.
-            names = _list_names(override.key_or_group)
-            if name != "ablate":
-                names = [choice for choice in names if not choice.startswith("ablate_")]
-            if names and override.value() not in names:
-                raise unknown_name(override.key_or_group, override.get_value_string(), names)
-        choices = [override for override in parsed if _list_names(override.key_or_group)]
-        values = [override for override in parsed if override not in choices]
-        try:
-            config = copy.deepcopy(_compose_choices(name, tuple(str(choice.input_line) for choice in choices)))
-            for override in values:
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        except (HydraException, OmegaConfBaseException, ValueError):
-            config = None
-        if config is not None and not any(override.package for override in values):
-            return config
-        try:
-            # Hydra composes all overrides, slowly, and raises the error with the reason.
-            return compose(name, overrides=overrides)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise _explain(error, name, overrides) from error
+        yield
+
+
+def _check_override(override: Override, program: str, *, is_group: bool) -> None:
+    """Raises InputError for a package, and for a group unless the override gives one of its names."""
+    key = override.key_or_group
+    if override.package is not None:
+        raise InputError(
+            f"{shorten(str(override.input_line))} holds @ in its key, and no key has a package: write key=value."
+        )
+    if is_group:
+        if override.is_sweep_override():
+            raise _several_values(override, program)
+        names = _names_for(program, key)
+        if override.value() not in names:
+            raise unknown_name(key, shorten(override.get_value_string()), names)
+
+
+def _several_values(override: Override, program: str, config: DictConfig | None = None) -> InputError:
+    key, values = override.key_or_group, override.get_value_string()
+    fix = "train.py -m trains each, and ablate.py compares them" if program in PROGRAMS_WITH_GROUPS else "give one"
+    if config is not None and isinstance(OmegaConf.select(config, key), ListConfig):
+        fix = f"write {key}=[{values}] for a list; {fix}"
+    return InputError(shorten(f"{key}={values}") + f" gives several values where one is needed: {fix}.")
 
 
 @functools.cache
@@ -86,12 +114,30 @@ def _compose_choices(name: str, groups: tuple[str, ...]) -> DictConfig:
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """The overrides as Hydra reads them. Raises InputError if one cannot be read."""
-    try:
-        return OverridesParser.create().parse_overrides(list(overrides))
-    except (HydraException, ValueError, RecursionError) as error:
-        # ValueError comes from numbers with thousands of digits, RecursionError from as many brackets.
-        quotes = ", and texts with brackets in quotes" if any("(" in argument for argument in overrides) else ""
-        raise InputError(f"The arguments cannot be read ({first_line(error)}): write key=value{quotes}.") from error
+    parser = OverridesParser.create()
+    parsed = []
+    for argument in overrides:
+        try:
+            parsed.append(parser.parse_override(argument))
+        except (HydraException, ValueError, RecursionError) as error:
+            # ValueError comes from numbers with thousands of digits, RecursionError from as many brackets.
+            raise InputError(f"{shorten(argument)} cannot be read: {_why_unreadable(argument)}.") from error
+    return parsed
+
+
+def _why_unreadable(argument: str) -> str:
+    """What to change in an argument that Hydra's grammar refuses."""
+    key, _, value = argument.partition("=")
+    if not re.fullmatch(r"[\w.@/-]+", key):
+        return "write key=value"
+    for opening, closing in ("[]", "{}", "()"):
+        if value.count(opening) != value.count(closing):
+            return f"{opening} and {closing} are not in pairs"
+    if value.count("'") % 2 or value.count('"') % 2:
+        return "a quote is not closed"
+    if "(" in value:
+        return f"write texts with brackets in quotes, as \"{key}=['a(1)']\""
+    return f"write key=value, and a text with special characters in quotes, as \"{key}='...'\""
 
 
 @functools.cache
@@ -101,19 +147,96 @@ def _list_names(group: str) -> list[str]:
     return [option for option in options if not option.endswith("_schema")]
 
 
-def _explain(error: Exception, name: str, overrides: Sequence[str]) -> InputError:
-    """Hydra's error as one sentence."""
-    message = "\n".join(str(part) for part in (error, error.__cause__) if part)
-    # The longest match, because both `core` and `core.size` are keys.
-    key = max((key for key in (o.split("=")[0] for o in overrides) if key in message), key=len, default="")
-    if "not in struct" in message or "not in '" in message:
-        unknown = key or first_line(error)
-        keys = list(flatten(OmegaConf.to_container(compose(name)))) if GlobalHydra.instance().is_initialized() else []
-        near = difflib.get_close_matches(unknown, keys, n=3, cutoff=0.5)
-        schema = "studies_schema" if name.startswith("studies/") else "schema"
-        hint = f"did you mean {' or '.join(near)}?" if near else f"see conf/{schema}.py for all keys."
-        return InputError(f"{unknown} is not a key of the configuration: {hint}")
-    return InputError(f"{key + ': ' if key else ''}{first_line(error.__cause__ or error)}.")
+def _names_for(program: str, group: str) -> list[str]:
+    """The names in a group that a program may have. Presets of ablate.py set keys that other programs lack."""
+    return [choice for choice in _list_names(group) if program == "ablate" or not choice.startswith("ablate_")]
+
+
+def list_choices(program: str) -> dict[str, list[str]]:
+    """The groups of a program's command line, with their names."""
+    with _initialized():
+        return {group: _names_for(program, group) for group in _GROUPS}
+
+
+def list_search_path() -> list[tuple[str, str]]:
+    """Where files of settings are searched: the provider and the path of each place, in order."""
+    with _initialized():
+        places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    return [(place.provider, place.path) for place in places]
+
+
+def compose_hydra(name: str) -> DictConfig:
+    """Hydra's own configuration beside that of a program. It has no effect, because only files are read."""
+    with _initialized():
+        config = compose(name, return_hydra_config=True)
+    return OmegaConf.masked_copy(config, ["hydra"])
+
+
+def set_value(config: DictConfig, key: str, value: Any) -> None:
+    """Sets a key or a whole group. A whole float is an integer where one is needed, and one value is a list of one where a list is needed.
+
+    InputError for an unknown key, and for a value of another type than the key's.
+    """
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            raise _unknown_key(config, key)
+        node = node._get_node(part)
+    if isinstance(node, DictConfig):
+        if not isinstance(value, dict):
+            raise InputError(f"{_assign(key, value)} is no value: {key} is a group of keys, write {key}.<key>=value.")
+        for name, item in value.items():
+            set_value(config, f"{key}.{name}", item)
+        return
+    try:
+        OmegaConf.update(config, key, _fit(node, value), merge=True)
+    except (OmegaConfBaseException, ValueError, TypeError, ArithmeticError) as error:
+        wanted = next((words for kind, words in _KINDS.items() if isinstance(node, kind)), "another value")
+        raise InputError(f"{_assign(key, value)} is not {wanted}: give one.") from error
+
+
+_KINDS: dict[type[Any], str] = {
+    IntegerNode: "a whole number",
+    FloatNode: "a number",
+    BooleanNode: "true or false",
+    StringNode: "a single text",
+    ListConfig: "a list of plain values",
+}
+"""Node of a key -> what its value must be."""
+
+
+def _fit(node: Any, value: Any) -> Any:
+    """The value in the type of the key's node, if it is only written in another way."""
+    if isinstance(node, ListConfig) and not isinstance(value, dict | type(None)):
+        values = value if isinstance(value, list) else [value]
+        return list(map(_whole, values)) if node._metadata.element_type is int else values
+    return _whole(value) if isinstance(node, IntegerNode) else value
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _assign(key: str, value: Any) -> str:
+    texts = {True: "true", False: "false", None: "null"}
+    return shorten(f"{key}={texts[value] if isinstance(value, bool | type(None)) else value}")
+
+
+def _unknown_key(config: DictConfig, key: str) -> InputError:
+    keys = list(flatten(OmegaConf.to_container(config)))
+    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all keys."
+    return InputError(f"{shorten(key)} is not a key of the configuration: {hint}")
+
+
+def _explain_files(error: Exception, groups: Sequence[Override]) -> InputError:
+    """The error of composing files as one sentence."""
+    cause: Any = error.__cause__ or error
+    given = " ".join(str(choice.input_line) for choice in groups) or "the defaults"
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    return InputError(
+        f"{given} cannot be composed{f', because of {key}' if key else ''}: check the files that they name."
+    )
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -135,7 +258,8 @@ def first_line(error: BaseException) -> str:
 @functools.cache
 def _store_schemas() -> None:
     store = ConfigStore.instance()
-    for program, schema in {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig}.items():
+    schemas: dict[str, type] = {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig}
+    for program, schema in (schemas | {"search": SearchConfig}).items():
         store.store(name=f"{program}_schema", node=schema)
     store.store(name="evaluate", node=EvaluateConfig)
     for group, names in _NAMES.items():

@@ -100,7 +100,7 @@ class TorsoConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LearnerConfig:
-    """The learner. See agents.learning.learner.Learner for the options that are not listed here.
+    """The learner.
 
     Attributes:
         unroll_length: T, in agent steps.
@@ -111,7 +111,31 @@ class LearnerConfig:
         replay_size: Number of columns that the replay holds.
         num_processes: Learner processes. batch_size, replay_size and runtime.num_actors count all of them together. An update
             equals an update of one learner. Under torchrun it is the number of processes that torchrun starts.
-        optimizer: One of agents.learning.learner.OPTIMIZERS.
+        optimizer: One of agents.learning.optimizers.OPTIMIZERS.
+        learning_rate: At the start.
+        anneal: Whether the learning rate falls linearly to 0 over total_frames.
+        rms_decay: Decay of the mean square of `rmsprop` and `rmsprop_tf`.
+        epsilon: Constant in the denominator of the optimiser.
+        adam_betas: Decays of `adam`'s moments.
+        max_gradient_norm: Gradients are scaled down to this global norm.
+        loss: Of the policy: `impala` (V-trace's policy gradient) or `appo` (PPO's clipped surrogate).
+        clip_ratio: Of `appo`: c of the clip to [1 - c, 1 + c].
+        kl_bound: Of `appo`: KL divergence from the behaviour policy at which later passes over a batch end; 0 = none.
+        normalize_advantage: Over an update (`batch`), over the steps of each task in it (`task`), or not (`none`).
+        discounting: Gamma.
+        baseline_cost: Weight of the loss of the value.
+        entropy_cost: Weight of the entropy at the start.
+        entropy_final: Weight of the entropy at total_frames, to which it changes linearly; -1 = constant.
+        reward_transform: Of the rewards in the loss (agents/learning/rewards.py). Reported returns are raw.
+        reward_clip: Of `clip`: rewards are clipped to [-c, c]; 0 = no clipping.
+        reduction: `mean` over valid steps, or `sum` as in the IMPALA paper.
+        popart: Whether value targets are normalised per task.
+        popart_step_size: Beta of PopArt's moments.
+        popart_warm: Whether the first moments are plain means (agents.learning.popart.warm_step_size).
+        clip_rho, clip_c: V-trace's rho-bar and c-bar.
+        clip_pg_rho: Rho-bar of the policy gradient of `impala`.
+        lambda_: V-trace's lambda.
+        max_refused: Updates in a row that may be refused as not finite before the run ends.
         pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS. Runs from versions without this key use `paper`.
         compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).
         staging: Whether, with a GPU, the next batch is copied from pinned memory during an update; `auto` = `true`.

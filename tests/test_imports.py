@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("agents", "envs", "conf", "ablation", "studies", "system")
-ENTRY_POINTS = ("train.py", "evaluate.py", "doctor.py", "ablate.py", "population.py")
+ENTRY_POINTS = ("train.py", "evaluate.py", "doctor.py", "ablate.py", "population.py", "search.py")
 SOURCES = sorted(
     [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     + [ROOT / name for name in ENTRY_POINTS if (ROOT / name).exists()]
@@ -102,12 +102,13 @@ FLOORS = (
     ("ablation.load", "ablation.report"),
     ("ablation.grid",),
     ("ablation.population",),
+    ("ablation.search",),
     ("studies.harness",),
     ("studies.models",),
     ("studies.data",),
     ("studies.language_training",),
     ("studies.synthetic", "studies.regression", "studies.neural_process", "studies.language"),
-    ("train", "evaluate", "ablate", "population", "doctor"),
+    ("train", "evaluate", "ablate", "population", "search", "doctor"),
 )
 """Packages and modules from the lowest floor to the highest. An import names a lower floor or its own package."""
 
