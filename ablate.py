@@ -25,6 +25,7 @@ from ablation.load import load_folders, load_grid
 from agents.cli.exit_codes import DONE, FAILED, exit_code, print_text
 from agents.cli.terminal import TextConsole, warn
 from agents.run.lock import sole_writer
+from agents.setup.plugins import prepare
 from conf.ablate_schema import AblateConfig, check_ablate
 from conf.arguments.flags import answer, read_arguments
 from conf.loading import compose_ablate, split_axes
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dispatch(arguments: Sequence[str]) -> int:
     """Runs a grid, or makes a report only. Returns the exit code."""
     typed = read_arguments(arguments, "ablate")
+    prepare(typed)
     if (text := answer(typed, __doc__)) is not None:
         return print_text(text)
     single, axes = split_axes(typed.overrides)

@@ -35,6 +35,7 @@ from agents.run.lock import check_writable
 from agents.runtime.processes.fork_server import fork_server_context
 from agents.setup import builder, machine, preflight
 from agents.setup.plan import make_plan
+from agents.setup.plugins import prepare
 from conf.arguments.aliases import normalize
 from conf.arguments.flags import answer, read_arguments
 from conf.loading import changed_keys, compose_train, explicit_keys
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def report() -> int:
         typed = read_arguments([argument for argument in arguments if argument != "--json"], "train")
+        prepare(typed)
         if (text := answer(typed, __doc__)) is not None:
             return print_text(text)
         found = examine(normalize(typed.overrides, "train"))

@@ -36,6 +36,7 @@ from agents.evaluation.tables import result_tables
 from agents.evaluation.video import check_video, file_names, picture_rates, record_all
 from agents.runtime.processes.process import configure_process
 from agents.setup.machine import num_cores, resolve_device
+from agents.setup.plugins import load_plugins, prepare
 from agents.setup.preflight import check_evaluation
 from agents.storage.checkpoint import find_checkpoint
 from conf.arguments.flags import answer, read_arguments
@@ -56,12 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str]) -> int:
     """Prints what the flags ask for, or evaluates. Returns the exit code."""
     typed = read_arguments(arguments, "evaluate")
+    prepare(typed)
     text = answer(typed, __doc__)
     return evaluate(compose_evaluate(typed.overrides)) if text is None else print_text(text)
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """One evaluation: plays, writes the result and prints it. Returns the exit code."""
+    load_plugins(config.plugins)
     agent = load_agent(find_checkpoint(Path(config.run), warn), config.allow, config.tasks)
     spec = evaluation_spec(agent, config.tasks, config.engine)
     for sentence in get_suite(spec.suite).warnings(spec):

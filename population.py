@@ -23,6 +23,7 @@ from ablation.population.population import Population, PopulationError
 from ablation.population.report import summary, table, write_summary
 from agents.cli.exit_codes import DONE, FAILED, exit_code, print_text
 from agents.run.lock import sole_writer
+from agents.setup.plugins import prepare
 from conf.allowlist import run_arguments
 from conf.arguments.aliases import normalize
 from conf.arguments.flags import answer, read_arguments
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dispatch(arguments: Sequence[str]) -> int:
     """Trains the population of the arguments. Returns the exit code."""
     typed = read_arguments(arguments, "population")
+    prepare(typed)
     if (text := answer(typed, __doc__)) is not None:
         return print_text(text)
     overrides = normalize(typed.overrides, "population")
@@ -77,7 +79,7 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
         for path in written:
             display.say(f"written: {path}")
         if content["best"]:
-            best = run_arguments(str(population.folder / content["best"]), config.env)
+            best = run_arguments(str(population.folder / content["best"]), config.env, config.plugins)
             display.say(f"next: python evaluate.py {best}")
     return FAILED if any(now.state is State.FAILED for now in status.values()) else DONE
 

@@ -22,6 +22,7 @@ from ablation.search.search import Search
 from agents.cli.exit_codes import DONE, FAILED, exit_code, print_text
 from agents.cli.terminal import TextConsole
 from agents.run.lock import sole_writer
+from agents.setup.plugins import prepare
 from conf.allowlist import run_arguments
 from conf.arguments.flags import answer, read_arguments
 from conf.loading import compose_search, split_space
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dispatch(arguments: Sequence[str]) -> int:
     """Searches as the arguments say. Returns the exit code."""
     typed = read_arguments(arguments, "search")
+    prepare(typed)
     if (text := answer(typed, __doc__)) is not None:
         return print_text(text)
     single, space = split_space(typed.overrides)
@@ -61,7 +63,9 @@ def search(config: SearchConfig, trials: Search, command: Sequence[str]) -> int:
     if failed:
         console.say(f"{len(failed)} trials failed: the same command tries them again")
     if content["best"]:
-        console.say(f"next: python evaluate.py {run_arguments(str(trials.folder / content['best']), config.env)}")
+        console.say(
+            f"next: python evaluate.py {run_arguments(str(trials.folder / content['best']), config.env, config.plugins)}"
+        )
     return FAILED if failed else DONE
 
 

@@ -27,6 +27,7 @@ from agents.run.lock import MovedError, sole_writer
 from agents.run.session import open_session
 from agents.runtime.base import ActorError
 from agents.setup.match_params import match_params
+from agents.setup.plugins import prepare
 from conf.arguments.aliases import normalize
 from conf.arguments.flags import answer, read_arguments
 from conf.loading import changed_keys, compose_train, explicit_keys, reference_fusion
@@ -85,6 +86,7 @@ def run(arguments: Sequence[str]) -> int:
         The exit code.
     """
     typed = read_arguments(arguments, "train")
+    prepare(typed)
     if (text := answer(typed, __doc__)) is not None:
         return print_text(text)
     if "multirun" in typed.flags:

@@ -6,16 +6,21 @@ import contextlib
 import copy
 import difflib
 import functools
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,9 +43,14 @@ _FURTHER: dict[str, dict[str, Any]] = {
     "tucker": {"rank": 32},
 }
 
+_SUITE_FILES = frozenset(SUITES)
+"""Suites with a file in conf/env."""
 _GROUPS = ("env", "experiment", *_NAMES)
 PROGRAMS_WITH_GROUPS = ("train", "ablate", "population", "search")
 """The programs whose configuration has these groups."""
+
+
+_config_dirs: dict[str, str] = {}
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -63,15 +73,52 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         chosen = {override.key_or_group: override for override in groups}.values()
         try:
             composed = _compose_choices(name, tuple(str(choice.input_line) for choice in chosen))
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except (HydraException, OmegaConfBaseException, ValueError, OSError, yaml.YAMLError) as error:
             raise _explain_files(error, groups) from error
         config = copy.deepcopy(composed)
+    if "${" in repr(OmegaConf.to_container(config)):
+        given = " ".join(str(choice.input_line) for choice in chosen)
+        raise InputError(
+            f"{given} names a file with an interpolation: write values in files, and ${{oc.env:NAME}} on the command line."
+        )
     for override in parsed:
         if override not in groups:
             if override.is_sweep_override():
                 raise _several_values(override, name, config)
             set_value(config, override.key_or_group, override.value())
     return config
+
+
+class _FoldersOfSettings(SearchPathPlugin):
+    """Adds the folders of `use_config_dirs` behind conf/."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for key, folder in _config_dirs.items():
+            search_path.append(key, f"file://{folder}")
+
+
+def use_config_dirs(folders: Mapping[str, str]) -> None:
+    """Replaces the folders with further files of settings, by the flag or variable that names each.
+
+    InputError for a folder that does not exist, or with a file that has the name of a choice.
+    """
+    found = {key: os.path.abspath(folder) for key, folder in folders.items()}
+    if found == _config_dirs:
+        return
+    _config_dirs.clear()
+    forget_choices()
+    own = list_choices("ablate")
+    for key, folder in found.items():
+        if not os.path.isdir(folder):
+            raise InputError(f"{key} {folder} is not a folder: give one with files such as experiment/mine.yaml.")
+        for group, names in own.items():
+            if taken := next((name for name in names if os.path.exists(f"{folder}/{group}/{name}.yaml")), None):
+                raise InputError(
+                    f"{key} has {group}/{taken}.yaml, which is a name of mimpala: give the file another name."
+                )
+    Plugins.instance().register(_FoldersOfSettings)
+    _config_dirs.update(found)
+    forget_choices()
 
 
 @contextlib.contextmanager
@@ -231,12 +278,17 @@ def _unknown_key(config: DictConfig, key: str) -> InputError:
 
 def _explain_files(error: Exception, groups: Sequence[Override]) -> InputError:
     """The error of composing files as one sentence."""
-    cause: Any = error.__cause__ or error
     given = " ".join(str(choice.input_line) for choice in groups) or "the defaults"
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__ or cause.__context__
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
-    return InputError(
-        f"{given} cannot be composed{f', because of {key}' if key else ''}: check the files that they name."
-    )
+    if key in _GROUPS:
+        return InputError(
+            f"{given} has keys that belong to no group: begin a file of {key}/ with `# @package _global_`."
+        )
+    reason = f", because of {shorten(str(key))}" if key else ""
+    return InputError(f"{given} cannot be composed{reason}: check names, values and YAML of the files that it names.")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -255,6 +307,12 @@ def first_line(error: BaseException) -> str:
     return (text.splitlines()[0] if text else type(error).__name__).rstrip(".")
 
 
+def forget_choices() -> None:
+    """Lets the next composition see names that were added to the tables, and other folders of settings."""
+    for cached in (_store_schemas, _list_names, _compose_choices):
+        cached.cache_clear()
+
+
 @functools.cache
 def _store_schemas() -> None:
     store = ConfigStore.instance()
@@ -269,3 +327,6 @@ def _store_schemas() -> None:
         store.store(group="studies", name=f"{name}_schema", node=study, package="_global_")
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)
+        if name not in _SUITE_FILES:
+            # The suite of a plugin, which has no file with settings for it.
+            store.store(group="env", name=name, node=suite.config)

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.ablate_schema import AblateConfig
+from conf.allowlist import check_plugins
 from conf.arguments.aliases import normalize
 from conf.checks import check_device, check_train
 from conf.command_line import quote_text_value
@@ -186,6 +187,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
         data = _plain_data(data)
     except ValueError as error:
         raise InputError(f"{problem}: {error}.") from error
+    check_plugins(data, (), source)
     if not isinstance(data, dict) or not isinstance(data.get("env"), dict):
         raise InputError(f"{problem}: it has no `env`.")
     name = data["env"].get("name")

@@ -247,6 +247,7 @@ class TrainConfig:
         resume: Whether to continue the run in that folder.
         allow: Modules, files and folders that the resumed run's configuration may name (conf/allowlist.py), in addition to those that
             the command line names in their own keys.
+        plugins: Modules with the user's own parts (agents/setup/plugins.py), as in an import.
         device: Device of the learner and of the inference server: `cpu`, `cuda`, `cuda:N` or `auto`. `auto` is the first GPU that
             torch sees, and `cpu` with runtime=serial. Actors with their own networks use the processor.
         precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 if the device supports it and the runtime is not serial.
@@ -274,6 +275,7 @@ class TrainConfig:
     run: str = ""
     resume: bool = False
     allow: list[str] = field(default_factory=list)
+    plugins: list[str] = field(default_factory=list)
     device: str = "auto"
     precision: str = choice("auto", names.PRECISIONS)
     checkpoint_seconds: float = number(60.0, least=0)
@@ -308,6 +310,7 @@ class EvaluateConfig:
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that torch sees. Episodes repeat on the same device only.
         probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
         similarity: Whether a probe also draws how similar the tasks are to the agent's context encoder.
+        plugins: Modules with the user's own parts, which the agent or `probe` needs.
         allow: Modules, files and folders that the agent's configuration may name (conf/allowlist.py), in addition to those of `tasks`.
     """
 
@@ -326,11 +329,12 @@ class EvaluateConfig:
     device: str = "cpu"
     probe: str = choice("", names.PROBES, optional=True)
     similarity: bool = True
+    plugins: list[str] = field(default_factory=list)
     allow: list[str] = field(default_factory=list)
 
 
 MAY_CHANGE_ON_RESUME = (
-    *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames"),
+    *("total_frames", "run", "resume", "allow", "plugins", "display", "stop_at_success", "log_seconds", "log_frames"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
     *("learner.compile", "learner.staging", "learner.num_processes"),
     *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),

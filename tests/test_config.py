@@ -80,7 +80,7 @@ def refusal(*overrides: str) -> str:
     ],
 )
 def test_names_of_conf_equal_the_keys_of_the_tables(known: tuple[str, ...], table: Iterable[str]) -> None:
-    assert known == tuple(table)
+    assert tuple(known) == tuple(table)
 
 
 def test_episode_window_of_conf_equals_that_of_the_statistics() -> None:

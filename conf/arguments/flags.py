@@ -25,6 +25,7 @@ class _Flag(NamedTuple):
     meaning: str
     values: tuple[str, ...] = ()
     default: str | None = None
+    takes_any: bool = False
 
 
 _FLAGS = {
@@ -48,6 +49,12 @@ _FLAGS = {
         ("--shell-completion", "-sc"),
         'prints a completion script: eval "$(python train.py -sc install=bash)"',
         ("install=bash",),
+    ),
+    "config_dir": _Flag(
+        ("--config-dir", "-cd"),
+        "a folder with further settings, as experiment/mine.yaml for experiment=mine; also MIMPALA_CONFIG_DIR",
+        ("DIR",),
+        takes_any=True,
     ),
     # Both are the case in every program.
     "run": _Flag(("--run", "-r"), "one run, as without this flag"),
@@ -92,7 +99,7 @@ def read_arguments(arguments: Sequence[str], program: str) -> Typed:
         if flag.values and not equals and left and (left[0] in flag.values or flag.default is None):
             value = left.pop(0)
         value = value or flag.default or ""
-        if value not in (flag.values or ("",)):
+        if (not value) if flag.takes_any else value not in (flag.values or ("",)):
             wanted = f"one of {', '.join(flag.values)}" if flag.values else "no value"
             raise InputError(f"{argument} takes {wanted}, as in {' '.join([flag.spellings[0], *flag.values[:1]])}.")
         flags[spelled[head]] = value
