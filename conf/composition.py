@@ -22,7 +22,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from conf.ablate_schema import AblateConfig
 from conf.arguments.aliases import normalize
@@ -301,10 +301,12 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of the error's message without a full stop; the name of its type if it has no message."""
-    text = str(error).strip()
-    return (text.splitlines()[0] if text else type(error).__name__).rstrip(".")
+def describe_misfit(error: Exception) -> str:
+    """The end of a sentence: which key of a file is not in the schema, or has a value of another type."""
+    key = getattr(error, "full_key", None) or getattr(error, "key", None)
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        return f"{shorten(str(key))} is not a key"
+    return f"{shorten(str(key))} has a value of another type" if key else "it has a value of another type"
 
 
 def forget_choices() -> None:

@@ -18,7 +18,7 @@ from conf.allowlist import check_plugins
 from conf.arguments.aliases import normalize
 from conf.checks import check_device, check_train
 from conf.command_line import quote_text_value
-from conf.composition import compose_config, first_line, flatten, parse_overrides
+from conf.composition import compose_config, describe_misfit, flatten, parse_overrides
 from conf.fields import check_fields
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, FusionConfig, TrainConfig
@@ -199,7 +199,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     try:
         merged = OmegaConf.merge(schema, OmegaConf.create(data))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
-        raise InputError(f"{problem}: {first_line(error)}.") from error
+        raise InputError(f"{problem}: {describe_misfit(error)}.") from error
     config = _to_object(merged, TrainConfig)
     if "initialization" not in data:
         # Runs from before this key used torch's initialisation.
@@ -216,7 +216,7 @@ def evaluate_from_dict(data: Any) -> EvaluateConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.create(_plain_data(data)))
     except OmegaConfBaseException as error:
-        raise ValueError(first_line(error)) from error
+        raise ValueError(describe_misfit(error)) from error
     return _to_object(merged, EvaluateConfig)
 
 
