@@ -24,6 +24,7 @@ from agents.cli.terminal import TextConsole
 from agents.run.lock import sole_writer
 from agents.setup.plugins import prepare
 from conf.allowlist import run_arguments
+from conf.arguments.aliases import normalize
 from conf.arguments.flags import answer, read_arguments
 from conf.loading import compose_search, split_space
 from conf.search_schema import SearchConfig, check_search
@@ -45,7 +46,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     single, space = split_space(typed.overrides)
     config = compose_search(single)
     check_search(config, space, len(available_cores()))
-    return search(config, Search(config, single, space), ["python", "search.py", *typed.overrides])
+    return search(config, Search(config, single, space), ["python", "search.py", *normalize(typed.overrides, "search")])
 
 
 def search(config: SearchConfig, trials: Search, command: Sequence[str]) -> int:

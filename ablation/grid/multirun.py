@@ -14,9 +14,10 @@ from ablation.grid.local_executor import available_cores
 from ablation.grid.run import run_grid
 from ablation.grid.scheduler import State
 from agents.cli.exit_codes import DONE, FAILED
-from agents.cli.terminal import TextConsole
+from agents.cli.terminal import TextConsole, warn
 from agents.run.lock import sole_writer
 from conf.ablate_schema import check_ablate
+from conf.arguments.aliases import normalize
 from conf.loading import compose_ablate, compose_for, compose_train, split_axes
 
 _GRID_KEYS = ("folder", "parallel", "node_runtime")
@@ -47,7 +48,11 @@ def multirun(overrides: Sequence[str]) -> int:
     cells = [dataclasses.replace(cell, evaluate=None) for cell in make_cells(config, own, axes)]
     arguments = [*own, *(f"{key}={','.join(values)}" for key, values in axes.items())]
     with sole_writer(cells[0].folder.parent, key="folder"):
-        status = run_grid(config, cells, ["python", "train.py", "-m", *overrides])
+        try:
+            status = run_grid(config, cells, ["python", "train.py", "-m", *normalize(overrides, "train")])
+        except KeyboardInterrupt:
+            warn("interrupted and saved: the same command continues")
+            raise
     say = TextConsole().say
     say("ablate.py evaluates these runs and writes a report, with the same keys:")
     say(f"next: {shlex.join(['python', 'ablate.py', *arguments])}")

@@ -149,7 +149,8 @@ class Search:
         frames, last = cell.pause_at or cell.train.total_frames, not cell.pause_at
         shown = "too few episodes" if fitness.points is None else f"{fitness.measure} {fitness.points:.3g}"
         trial.set_user_attr("measure", fitness.measure)
-        if fitness.points is not None:
+        # A trial that continues after a kill may have reported it.
+        if fitness.points is not None and frames not in self.study.trials[trial.number].intermediate_values:
             trial.report(fitness.points, frames)
         if last:
             state = optuna.trial.TrialState.FAIL if fitness.points is None else None

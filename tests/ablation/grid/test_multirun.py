@@ -76,6 +76,17 @@ def test_other_keys_are_axes_and_the_rest_is_that_of_train(
     assert seeds == ([0, 1, 2] if "seed=range(0,3)" in arguments else [3 * ("seed=3" in arguments)] * len(seeds))
 
 
+def test_ctrl_c_ends_it_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(multirun, "run_grid", interrupted)
+    assert train.main(["-m", *SMALL, "seed=0,1", f"run={tmp_path / 'all'}"]) == 130
+    assert capsys.readouterr().err == "interrupted and saved: the same command continues\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
