@@ -14,6 +14,7 @@ import dataclasses
 import importlib.util
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ SEARCH, JOURNAL = "search.json", "optuna.log"
 _NEUTRAL_KEYS = {"trials", "parallel", "node_runtime", "folder", "display"}
 """Keys that may change when a search continues."""
 
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+"""What optuna raises for a journal that it has not written."""
+
 _PRUNE_AFTER = 4
 """Trials that are played to their end before any is pruned."""
 
@@ -54,6 +58,7 @@ class Search:
             raise InputError('search.py needs optuna, which is not installed: give pip install "mimpala[search]".')
         self.folder = Path(config.folder or f"runs/search-{config.env.name}")
         self._config, self._single, self._space = config, single, space
+        self._values: dict[int, dict[str, Any]] = {}
         for key, domain in space.items():
             for value in domain.ends():
                 self._check({key: value})
@@ -79,8 +84,8 @@ class Search:
                 load_if_exists=True,
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=_PRUNE_AFTER),
             )
-        except (ValueError, LookupError, TypeError) as error:
-            raise InputError(f"{self.folder / JOURNAL} cannot be read: give another folder=.") from error
+        except _DAMAGED as error:
+            raise self._unreadable() from error
 
     def run(self, executor: Executor, say: Callable[[str], object]) -> list[str]:
         """Runs the trials that are missing; returns the names of those that failed, which the same command tries again.
@@ -90,13 +95,13 @@ class Search:
         import optuna
 
         unfinished = self.study.get_trials(states=[optuna.trial.TrialState.RUNNING])
-        waiting = [(optuna.Trial(self.study, trial._trial_id), 0) for trial in unfinished]
+        waiting = [(self._suggest(optuna.Trial(self.study, trial._trial_id)), 0) for trial in unfinished]
         running: list[tuple[Any, int, RunningCell]] = []
         failed: list[str] = []
         try:
             while True:
                 while waiting or len(self.study.trials) < self._config.trials:
-                    trial, part = waiting[0] if waiting else (self._ask(), 0)
+                    trial, part = waiting[0] if waiting else (self._suggest(self.study.ask()), 0)
                     waiting = waiting or [(trial, part)]
                     cell = self._cell(trial, part)
                     check_existing_run(cell)
@@ -121,25 +126,37 @@ class Search:
         finally:
             executor.stop()
 
-    def _ask(self) -> Any:
-        """A new trial. Its values depend on the seed and the earlier trials, not on interruptions."""
+    def _suggest(self, trial: Any) -> Any:
+        """The trial with a value for each key of the space. New values depend on the seed and the earlier trials, not on interruptions.
+
+        InputError if the journal, which another program may have written, has a value of another search.
+        """
         import optuna
 
-        number = len(self.study.trials)
         self.study.sampler = optuna.samplers.TPESampler(
-            seed=self._config.seed + number, n_startup_trials=min(10, max(1, self._config.trials // 3))
+            seed=self._config.seed + trial.number, n_startup_trials=min(10, max(1, self._config.trials // 3))
         )
-        trial = self.study.ask()
-        for key, domain in self._space.items():
-            if domain.choices:
-                trial.suggest_categorical(key, domain.choices)
-            elif type(to_dict(self._config.learner)[key.removeprefix("learner.")]) is int:
-                step = 1 if domain.log else max(1, int(domain.step))
-                trial.suggest_int(key, math.ceil(domain.low), math.floor(domain.high), step=step, log=domain.log)
-            else:
-                distance = None if domain.log else domain.step or None
-                trial.suggest_float(key, domain.low, domain.high, step=distance, log=domain.log)
+        try:
+            with warnings.catch_warnings():
+                # Optuna warns of a trial with another range, and takes that one.
+                warnings.simplefilter("error", RuntimeWarning)
+                self._values[trial.number] = {key: self._suggest_value(trial, key) for key in self._space}
+        except (*_DAMAGED, RuntimeWarning) as error:
+            raise self._unreadable() from error
         return trial
+
+    def _suggest_value(self, trial: Any, key: str) -> Any:
+        domain = self._space[key]
+        if domain.choices:
+            return trial.suggest_categorical(key, domain.choices)
+        if type(to_dict(self._config.learner)[key.removeprefix("learner.")]) is int:
+            step = 1 if domain.log else max(1, int(domain.step))
+            return trial.suggest_int(key, math.ceil(domain.low), math.floor(domain.high), step=step, log=domain.log)
+        distance = None if domain.log else domain.step or None
+        return trial.suggest_float(key, domain.low, domain.high, step=distance, log=domain.log)
+
+    def _unreadable(self) -> InputError:
+        return InputError(f"{self.folder / JOURNAL} does not hold trials of this search: give another folder=.")
 
     def _compare(self, trial: Any, part: int, cell: Cell, say: Callable[[str], object]) -> bool:
         """Reports the value of a trial that has reached the end of a part; returns whether it is to go on."""
@@ -172,7 +189,7 @@ class Search:
     def _cell(self, trial: Any, part: int) -> Cell:
         """The trial as a cell that trains up to the comparison after part `part`."""
         name, total = self.name_of(trial.number), self._config.total_frames
-        train = for_shared_machine(self._train(trial.params), self._config.seed, self.folder / name)
+        train = for_shared_machine(self._train(self._values[trial.number]), self._config.seed, self.folder / name)
         pause_at = total * (part + 1) // self._config.comparisons if part + 1 < self._config.comparisons else 0
         return Cell(name=name, variant=name, seed=train.seed, train=train, evaluate=None, pause_at=pause_at)
 

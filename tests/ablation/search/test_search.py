@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -214,6 +215,31 @@ def test_another_search_in_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="differs in core"):
         begun(tmp_path, RATE, "core.size=16")
     begun(tmp_path, RATE, "parallel=1", "trials=30")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"param_name":"learner.learning_rate"', '"param_name":"plugins"'),
+        ('\\"low\\": 0.0001', '\\"low\\": 0.1'),
+        ('\\"log\\": true', '\\"log\\": 3'),
+        ('"op_code":5', '"op_code":99'),
+        ("{", "["),
+    ],
+)
+def test_a_journal_of_another_hand_adds_no_key_and_ends_in_one_sentence(old: str, new: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        played(tmp_path, RATE, "trials=3", executor=Executor(1))
+    journal = tmp_path / "optuna.log"
+    text = journal.read_text(encoding="utf-8")
+    assert old in text
+    journal.write_text(text.replace(old, new), encoding="utf-8")
+    executor = Executor()
+    with contextlib.suppress(InputError):
+        played(tmp_path, RATE, "trials=3", executor=executor)
+    # What is trained has values of the space, and no other key.
+    for cell in executor.cells:
+        assert 1e-4 <= cell.train.learner.learning_rate <= 1e-1 and not cell.train.plugins
 
 
 def test_search_without_optuna_is_refused_in_one_sentence(
