@@ -78,3 +78,13 @@ def test_the_commands_of_the_page_work(folder: Path) -> None:
         ended = run(folder, command)
         assert ended.returncode == 2 and ended.stderr.count("\n") == 1
         assert "plugins names my_parts, which would be imported" in ended.stderr and not (folder / "canary").exists()
+
+
+@pytest.mark.ray
+def test_actors_and_runs_on_a_cluster_import_the_module(folder: Path) -> None:
+    small = "plugins=[my_parts] env=conditional runtime=cluster runtime.num_actors=1 total_frames=2000"
+    ended = run(folder, f"python train.py {small} fusion=tanh_gate run=mine")
+    assert ended.returncode == 0, ended.stderr
+    ended = run(folder, f"python train.py -m {small} fusion=tanh_gate,mi node_runtime=serial run=all")
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    assert len(list((folder / "all").glob("*/result.json"))) == 2
