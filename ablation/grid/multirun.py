@@ -28,7 +28,7 @@ def multirun(overrides: Sequence[str]) -> int:
     """Trains every combination. Returns the exit code: 0 done, 1 some runs failed. InputError as ablate.py."""
     single, axes = split_axes(overrides, "train")
     given = dict(text.split("=", 1) for text in single)
-    # Errors are those of train.py, and no key of a report is accepted.
+    # train.py's own errors; keys of a report are unknown here.
     of_train = [text for text in single if text.split("=", 1)[0] not in _GRID_KEYS]
     for key, values in axes.items():
         for value in values:

@@ -64,7 +64,7 @@ class Search:
                 self._check({key: value})
 
     def example(self) -> Cell:
-        """A cell like those of the trials, for an executor that must know what a trial takes."""
+        """A cell with the resources of a trial, for the executor."""
         train = self._train({key: domain.ends()[0] for key, domain in self._space.items()})
         return Cell(name="example", variant="example", seed=0, train=train, evaluate=None)
 
@@ -88,7 +88,7 @@ class Search:
             raise self._unreadable() from error
 
     def run(self, executor: Executor, say: Callable[[str], object]) -> list[str]:
-        """Runs the trials that are missing; returns the names of those that failed, which the same command tries again.
+        """Runs the missing trials; returns the names of failed ones, which the same command tries again.
 
         `say` receives a line for each comparison. A KeyboardInterrupt propagates after every trial has saved.
         """
@@ -159,7 +159,7 @@ class Search:
         return InputError(f"{self.folder / JOURNAL} does not hold trials of this search: give another folder=.")
 
     def _compare(self, trial: Any, part: int, cell: Cell, say: Callable[[str], object]) -> bool:
-        """Reports the value of a trial that has reached the end of a part; returns whether it is to go on."""
+        """Reports the value of a trial at the end of a part; returns whether the trial continues."""
         import optuna
 
         fitness = self._fitness(cell.folder)

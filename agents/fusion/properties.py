@@ -1,4 +1,4 @@
-"""What every fusion must satisfy, as a function: for the tests of this project, and for those of plugins."""
+"""The properties of every fusion as a function, for the tests of this project and of plugins."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ ALIASES: dict[str, str] = {
         "is no key: there are runtime.num_actors times runtime.slots_per_actor environments: write these"
     ),
 }
-"""Pattern of `key=value` -> what it is read as, or an Answer; `{value}` is the typed value. For train.py and programs with its keys."""
+"""Pattern of `key=value` -> our argument, or an Answer; `{value}` is the typed value. For train.py and programs with its keys."""
 
 _EVALUATE_ALIASES = ("device=gpu",)
 """Rows that hold for evaluate.py as well."""

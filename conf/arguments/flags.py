@@ -74,7 +74,7 @@ _ANSWERS = {
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """A command line: its flags by name, with their values, and the other arguments as they were typed."""
+    """A command line: its flags by name, with their values, and the other arguments, unchanged."""
 
     program: str
     flags: dict[str, str]

@@ -62,7 +62,7 @@ def describe(config: Any, prefix: str = "") -> Iterator[Key]:
 
 @functools.cache
 def meanings(schema: Any) -> dict[str, str]:
-    """What the docstrings of a schema and its bases say of each attribute, in one line each."""
+    """The meaning of each attribute in one line, from the docstrings of a schema and its bases."""
     found: dict[str, str] = {}
     for kind in reversed(schema.__mro__):
         text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
