@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agents.cli.exit_codes import DONE, asks_for_help, exit_code, show_help
+from agents.cli.exit_codes import DONE, exit_code, print_text
 from agents.cli.terminal import TextConsole, warn
 from agents.evaluation.earlier_files import keep_folder
 from agents.evaluation.episodes import (
@@ -39,9 +39,11 @@ from agents.evaluation.video import check_video, file_names, picture_rates, reco
 from agents.run.trackers.tracker import Trackers, check_trackers
 from agents.runtime.processes.process import configure_process
 from agents.setup.machine import num_cores, resolve_device
+from agents.setup.plugins import load_plugins, prepare
 from agents.setup.preflight import check_evaluation
 from agents.storage.checkpoint import find_checkpoint
-from conf.loading import compose_evaluate, to_dict
+from conf.arguments.flags import answer, read_arguments
+from conf.loading import compose_evaluate
 from conf.schema import EvaluateConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite
@@ -52,13 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
-    if asks_for_help(arguments):
-        return show_help(__doc__, to_dict(EvaluateConfig()))
-    return exit_code(lambda: evaluate(compose_evaluate(arguments)), interrupted="interrupted: no result was written")
+    return exit_code(lambda: run(arguments), interrupted="interrupted: no result was written")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Prints what the flags ask for, or evaluates. Returns the exit code."""
+    typed = read_arguments(arguments, "evaluate")
+    prepare(typed)
+    text = answer(typed, __doc__)
+    return evaluate(compose_evaluate(typed.overrides)) if text is None else print_text(text)
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """One evaluation: plays, writes the result and prints it. Returns the exit code."""
+    load_plugins(config.plugins)
     agent = load_agent(find_checkpoint(Path(config.run), warn), config.allow, config.tasks)
     spec = evaluation_spec(agent, config.tasks, config.engine)
     for sentence in get_suite(spec.suite).warnings(spec):

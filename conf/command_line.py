@@ -14,6 +14,9 @@ TEXT_KEYS = frozenset(
 )
 """Keys whose value is any text, usually a file name. Hydra would read 2024_01_01 as a number and a,b as two values."""
 
+_MOST_SHOWN = 200
+"""Most letters of an argument in a message."""
+
 _PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED_WORDS = ("null", "true", "false", "inf", "nan", "on", "off", "yes", "no")
 """Words that Hydra or YAML do not read as text."""
@@ -24,6 +27,11 @@ def quote_text_value(override: str) -> str:
     key, equals, value = override.partition("=")
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     return f"{key}={_quote(value)}" if equals and value and key in TEXT_KEYS and not quoted else override
+
+
+def shorten(text: str) -> str:
+    """The text, cut for a message."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def format_argument(key: str, value: str | Sequence[str]) -> str:

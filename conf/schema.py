@@ -100,7 +100,7 @@ class TorsoConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LearnerConfig:
-    """The learner. See agents.learning.learner.Learner for the options that are not listed here.
+    """The learner.
 
     Attributes:
         unroll_length: T, in agent steps.
@@ -111,7 +111,31 @@ class LearnerConfig:
         replay_size: Number of columns that the replay holds.
         num_processes: Learner processes. batch_size, replay_size and runtime.num_actors count all of them together. An update
             equals an update of one learner. Under torchrun it is the number of processes that torchrun starts.
-        optimizer: One of agents.learning.learner.OPTIMIZERS.
+        optimizer: One of agents.learning.optimizers.OPTIMIZERS.
+        learning_rate: The highest one of the schedule.
+        anneal: Whether the learning rate falls linearly to 0 over total_frames, if `schedule` is empty.
+        rms_decay: Decay of the mean square of `rmsprop` and `rmsprop_tf`.
+        epsilon: Constant in the denominator of the optimiser.
+        adam_betas: Decays of `adam`'s moments.
+        max_gradient_norm: Gradients are scaled down to this global norm.
+        loss: Of the policy: `impala` (V-trace's policy gradient) or `appo` (PPO's clipped surrogate).
+        clip_ratio: Of `appo`: c of the clip to [1 - c, 1 + c].
+        kl_bound: Of `appo`: KL divergence from the behaviour policy at which later passes over a batch end; 0 = none.
+        normalize_advantage: Over an update (`batch`), over the steps of each task in it (`task`), or not (`none`).
+        discounting: Gamma.
+        baseline_cost: Weight of the loss of the value.
+        entropy_cost: Weight of the entropy at the start.
+        entropy_final: Weight of the entropy at total_frames, to which it changes linearly; -1 = constant.
+        reward_transform: Of the rewards in the loss (agents/learning/rewards.py). Reported returns are raw.
+        reward_clip: Of `clip`: rewards are clipped to [-c, c]; 0 = no clipping.
+        reduction: `mean` over valid steps, or `sum` as in the IMPALA paper.
+        popart: Whether value targets are normalised per task.
+        popart_step_size: Beta of PopArt's moments.
+        popart_warm: Whether the first moments are plain means (agents.learning.popart.warm_step_size).
+        clip_rho, clip_c: V-trace's rho-bar and c-bar.
+        clip_pg_rho: Rho-bar of the policy gradient of `impala`.
+        lambda_: V-trace's lambda.
+        max_refused: Updates in a row that may be refused as not finite before the run ends.
         pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS. Runs from versions without this key use `paper`.
         schedule: Of the learning rate up to `total_frames`: `linear` to 0, `constant`, or `cosine` to 0; empty: `linear` with `anneal`,
             otherwise `constant`.
@@ -228,6 +252,7 @@ class TrainConfig:
         resume: Whether to continue the run in that folder.
         allow: Modules, files and folders that the resumed run's configuration may name (conf/allowlist.py), in addition to those that
             the command line names in their own keys.
+        plugins: Modules with the user's own parts (agents/setup/plugins.py), as in an import.
         device: Device of the learner and of the inference server: `cpu`, `cuda`, `cuda:N` or `auto`. `auto` is the first GPU that
             torch sees, and `cpu` with runtime=serial. Actors with their own networks use the processor.
         precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 if the device supports it and the runtime is not serial.
@@ -260,6 +285,7 @@ class TrainConfig:
     run: str = ""
     resume: bool = False
     allow: list[str] = field(default_factory=list)
+    plugins: list[str] = field(default_factory=list)
     device: str = "auto"
     precision: str = choice("auto", names.PRECISIONS)
     checkpoint_seconds: float = number(60.0, least=0)
@@ -299,6 +325,7 @@ class EvaluateConfig:
         probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
         logger: Trackers of the run that also show the result, its videos and the similarity of tasks (agents/run/trackers/tracker.py).
         similarity: Whether a probe also draws how similar the tasks are to the agent's context encoder.
+        plugins: Modules with the user's own parts, which the agent or `probe` needs.
         allow: Modules, files and folders that the agent's configuration may name (conf/allowlist.py), in addition to those of `tasks`.
     """
 
@@ -318,12 +345,13 @@ class EvaluateConfig:
     probe: str = choice("", names.PROBES, optional=True)
     similarity: bool = True
     logger: list[str] = choice(["tensorboard"], names.LOGGERS)
+    plugins: list[str] = field(default_factory=list)
     allow: list[str] = field(default_factory=list)
 
 
 MAY_CHANGE_ON_RESUME = (
-    *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames", "logger"),
-    *("evaluate_every", "evaluate_episodes", "stop_at"),
+    *("total_frames", "run", "resume", "allow", "plugins", "display", "stop_at_success", "log_seconds", "log_frames"),
+    *("logger", "evaluate_every", "evaluate_episodes", "stop_at"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
     *("learner.compile", "learner.staging", "learner.num_processes"),
     *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),

@@ -95,10 +95,10 @@ class Evaluations:
         if (path := session.save()) is None:
             return
         updates, config = session.learner.counters.updates, session.config
-        allowed = [*config.allow, *external_names(config.env)]
+        allowed = [*config.allow, *config.plugins, *external_names(config.env)]
         try:
             process, connection = start_child(
-                "evaluation", play_checkpoint, str(path), config.evaluate_episodes, allowed, threads=1
+                "evaluation", play_checkpoint, str(path.absolute()), config.evaluate_episodes, allowed, threads=1
             )
         except ActorError as error:
             self._report_failure(updates, session.frames, str(error))

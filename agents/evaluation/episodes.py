@@ -26,6 +26,7 @@ from agents.network.agent import AgentNetwork
 from agents.run.provenance import versions
 from agents.setup.builder import build_network
 from agents.setup.machine import resolve_device
+from agents.setup.plugins import load_saved_plugins
 from agents.setup.preflight import MAX_SLOTS
 from agents.setup.unknown_words import UnknownInstructions
 from agents.storage.checkpoint import env_from_dict, load_checkpoint
@@ -132,6 +133,7 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
     names others, cannot be read (agents/storage/checkpoint.py), or is inconsistent.
     """
     content = load_checkpoint(path)
+    load_saved_plugins(content["config"], allowed, f"checkpoint {path}")
     config = train_from_dict(content["config"], f"checkpoint {path}")
     env = env_from_dict(content["env"])
     if env.suite != config.env.name:

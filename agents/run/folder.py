@@ -12,6 +12,7 @@ from agents.learning.nonfinite import NonFiniteError, for_json
 from agents.run.layout import CONFIG, DIAGNOSIS, PROVENANCE, RESULT, VOCABULARY, check_free
 from agents.run.metrics import Statistics
 from agents.run.provenance import provenance
+from agents.setup.plugins import load_saved_plugins
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact
 from conf.allowlist import check_external_names, external_names
 from conf.composition import flatten
@@ -22,6 +23,7 @@ from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import read_json, write_json
 from system.nested import leaf_at
+from system.plain_yaml import read_yaml
 
 _THRESHOLDS = "stop_at."
 
@@ -45,6 +47,7 @@ def resumed_config(
     Raises InputError, with both values of each key, if `given` describes another experiment.
     """
     folder = Path(config.run)
+    load_saved_plugins(read_yaml(folder / CONFIG), config.allow, str(folder / CONFIG))
     saved = load_train(folder / CONFIG)
     tree, wanted = to_dict(saved), flatten(to_dict(config))
     known = flatten(tree)

@@ -257,7 +257,7 @@ class Session:
         result = self._result()
         with self._saver.tolerate_failure("result.json"):
             write_json(self.folder / layout.RESULT, result)
-        self._display.finish(run_arguments(self.config.run, self.config.env), result)
+        self._display.finish(run_arguments(self.config.run, self.config.env, self.config.plugins), result)
         self._saver.raise_if_unsaved(self.learner.counters.updates)
         # A signal after the last update still returns 130, so that callers do not start the evaluation.
         return INTERRUPTED if self.interruption.wanted else DONE
