@@ -35,6 +35,7 @@ from conf.studies_schema import STUDIES
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
 
+_PROGRAMS = {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig, "search": SearchConfig}
 _NAMES = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS, "runtime": RUNTIMES}
 """The choices of the groups without files: each sets its name, and what _FURTHER has."""
 _FURTHER: dict[str, dict[str, Any]] = {
@@ -46,7 +47,7 @@ _FURTHER: dict[str, dict[str, Any]] = {
 _SUITE_FILES = frozenset(SUITES)
 """Suites with a file in conf/env."""
 _GROUPS = ("env", "experiment", *_NAMES)
-PROGRAMS_WITH_GROUPS = ("train", "ablate", "population", "search")
+PROGRAMS_WITH_GROUPS = tuple(_PROGRAMS)
 """The programs whose configuration has these groups."""
 
 
@@ -65,7 +66,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
                 f"{shorten(argument)} is not a key of the configuration: Hydra only reads files here, it runs nothing."
             )
     parsed = parse_overrides(list(map(quote_text_value, overrides)))
-    with _initialized():
+    with _initialized(name):
         groups = [override for override in parsed if name in PROGRAMS_WITH_GROUPS and override.key_or_group in _GROUPS]
         for override in parsed:
             _check_override(override, name, is_group=override in groups)
@@ -122,9 +123,10 @@ def use_config_dirs(folders: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _initialized() -> Iterator[None]:
-    """Hydra with the schemas and the files of conf/."""
-    _store_schemas()
+def _initialized(name: str) -> Iterator[None]:
+    """Hydra with the files of conf/ and the schema of a program."""
+    _store_choices()
+    _store_schema(name)
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         yield
@@ -188,8 +190,16 @@ def _why_unreadable(argument: str) -> str:
 
 
 @functools.cache
+def _groups() -> frozenset[str]:
+    """The groups of conf/. Hydra takes 15 ms for this list, and as long to find that one key is no group."""
+    return frozenset(GlobalHydra.instance().config_loader().list_groups(""))
+
+
+@functools.cache
 def _list_names(group: str) -> list[str]:
     """The names in a group of conf/; empty if `group` is not a group."""
+    if group not in _groups():
+        return []
     options = GlobalHydra.instance().config_loader().get_group_options(group)
     return [option for option in options if not option.endswith("_schema")]
 
@@ -201,20 +211,20 @@ def _names_for(program: str, group: str) -> list[str]:
 
 def list_choices(program: str) -> dict[str, list[str]]:
     """The groups of a program's command line, with their names."""
-    with _initialized():
+    with _initialized(program):
         return {group: _names_for(program, group) for group in _GROUPS}
 
 
 def list_search_path() -> list[tuple[str, str]]:
     """Where files of settings are searched: the provider and the path of each place, in order."""
-    with _initialized():
+    with _initialized("train"):
         places = GlobalHydra.instance().config_loader().get_search_path().get_path()
     return [(place.provider, place.path) for place in places]
 
 
 def compose_hydra(name: str) -> DictConfig:
     """Hydra's own configuration beside that of a program. It has no effect, because only files are read."""
-    with _initialized():
+    with _initialized(name):
         config = compose(name, return_hydra_config=True)
     return OmegaConf.masked_copy(config, ["hydra"])
 
@@ -311,22 +321,30 @@ def describe_misfit(error: Exception) -> str:
 
 def forget_choices() -> None:
     """Lets the next composition see names that were added to the tables, and other folders of settings."""
-    for cached in (_store_schemas, _list_names, _compose_choices):
+    for cached in (_store_choices, _store_schema, _list_names, _compose_choices):
         cached.cache_clear()
 
 
 @functools.cache
-def _store_schemas() -> None:
+def _store_schema(name: str) -> None:
+    """Stores the schema of a program, or of a study for a file or schema of studies."""
     store = ConfigStore.instance()
-    schemas: dict[str, type] = {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig}
-    for program, schema in (schemas | {"search": SearchConfig}).items():
-        store.store(name=f"{program}_schema", node=schema)
-    store.store(name="evaluate", node=EvaluateConfig)
+    if name in _PROGRAMS:
+        store.store(name=f"{name}_schema", node=_PROGRAMS[name])
+    elif name == "evaluate":
+        store.store(name="evaluate", node=EvaluateConfig)
+    else:
+        study = name.removeprefix("studies/").rpartition("_")[0]
+        store.store(group="studies", name=f"{study}_schema", node=STUDIES[study], package="_global_")
+
+
+@functools.cache
+def _store_choices() -> None:
+    """Stores the choices of the groups."""
+    store = ConfigStore.instance()
     for group, names in _NAMES.items():
         for name in names:
             store.store(group=group, name=name, node={"name": name, **_FURTHER.get(name, {})})
-    for name, study in STUDIES.items():
-        store.store(group="studies", name=f"{name}_schema", node=study, package="_global_")
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)
         if name not in _SUITE_FILES:

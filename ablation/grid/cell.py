@@ -12,12 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.cli.signals import INTERRUPTED, end_with_the_parent, raise_at_signals, run_program
+from agents.cli.signals import INTERRUPTED, raise_at_signals, run_program
 from agents.run.lock import sole_writer
-
-if __name__ == "__mp_main__":
-    # An actor process of the cell: it imports the main module first.
-    end_with_the_parent()
 
 _PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
@@ -53,6 +49,7 @@ def run(folder: Path, *, threads: int) -> int:
     from agents.setup.plugins import load_plugins
     from conf.allowlist import saved_plugins
     from envs.suites import make_spec
+    from system.errors import RunError
     from system.files import read_json
 
     train = load_entry_point("train")
@@ -72,7 +69,7 @@ def run(folder: Path, *, threads: int) -> int:
             return int(load_entry_point("evaluate").evaluate(cell.evaluate))
         return DONE
 
-    return exit_code(train_and_evaluate, failures=train.FAILURES)
+    return exit_code(train_and_evaluate, failures=(RunError,))
 
 
 if __name__ == "__main__":

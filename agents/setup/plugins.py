@@ -13,26 +13,26 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import nn
-
-from agents.acting.policy import ContextOverride, ContextRows
-from agents.fusion import FREE_DIMENSIONS, FUSIONS, OPTIONS
-from agents.fusion.base import Fusion
-from agents.network.core import CORES, Core
-from agents.network.torso import OWN_TORSOS
 from conf import names
 from conf.allowlist import LOADED_PLUGINS, check_plugins, saved_plugins
 from conf.arguments.aliases import normalize
-from conf.arguments.flags import Typed
-from conf.composition import forget_choices, use_config_dirs
-from conf.loading import compose_for
 from conf.schema import FusionConfig
 from envs.spec import EnvSpec
 from envs.suite import Suite
 from envs.suites import SUITES
 from system.errors import InputError
+
+# What imports torch or Hydra is imported by the functions that need it: a program without plugins starts without torch, and actors run
+# without Hydra.
+if TYPE_CHECKING:
+    from torch import nn
+
+    from agents.acting.policy import ContextOverride, ContextRows
+    from agents.fusion.base import Fusion
+    from agents.network.core import Core
+    from conf.arguments.flags import Typed
 
 _VARIABLE = "MIMPALA_CONFIG_DIR"
 
@@ -66,6 +66,8 @@ class Registry:
             form: Constructed with (x_size, z_size, out_size) and the options.
             options: Keys of the group `fusion` that are further keyword arguments. A single one is what `match_params` varies.
         """
+        from agents.fusion import FREE_DIMENSIONS, FUSIONS, OPTIONS
+
         self._add("fusion", name, form, FUSIONS, names.FLAT_FUSIONS, names.FUSIONS)
         known = FusionConfig.__dataclass_fields__
         if unknown := [option for option in options if option not in known]:
@@ -78,10 +80,14 @@ class Registry:
 
     def core(self, name: str, core: Callable[..., Core]) -> None:
         """Adds a core as `core=<name>`; it is made with (x_size, size), and agents/network/core.py has its contract."""
+        from agents.network.core import CORES
+
         self._add("core", name, core, CORES, names.CORES)
 
     def torso(self, name: str, make: Callable[[EnvSpec, int], nn.Module]) -> None:
         """Adds a torso as `torso=<name>`. `make(env, torso.size)` raises InputError if it cannot read the observations of `env`."""
+        from agents.network.torso import OWN_TORSOS
+
         self._add("torso", name, make, OWN_TORSOS, names.TORSOS)
 
     def probe(
@@ -137,11 +143,16 @@ def load_plugins(plugins: Collection[str]) -> None:
                 f"plugins={plugin} cannot be imported ({type(error).__name__}{found}: {reason}): mend it, or start where it is found."
             ) from error
         LOADED_PLUGINS.append(plugin)
+        from conf.composition import forget_choices
+
         forget_choices()
 
 
 def prepare(typed: Typed) -> None:
     """Makes the folders of settings and the plugins of a command line known: `--config-dir`, MIMPALA_CONFIG_DIR and `plugins=`."""
+    from conf.composition import use_config_dirs
+    from conf.loading import compose_for
+
     folders = {"--config-dir": typed.flags.get("config_dir"), _VARIABLE: os.environ.get(_VARIABLE)}
     use_config_dirs({key: folder for key, folder in folders.items() if folder})
     given = [text for text in normalize(typed.overrides, typed.program) if text.startswith("plugins=")]

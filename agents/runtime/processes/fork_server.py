@@ -8,7 +8,9 @@ import contextlib
 import math
 import multiprocessing
 import os
+import resource
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -17,6 +19,7 @@ from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -69,22 +72,30 @@ def start_fork_server() -> None:
 def start_child(
     name: str, main: Callable[..., None], *arguments: Any, threads: int
 ) -> tuple[ForkServerProcess, Connection]:
-    """Starts a process that runs `main(connection, *arguments)` with so many compute threads. Returns it and our end of the connection.
+    """Starts a process that runs `main(connection, *arguments)` with so many compute threads and this process's limit of open files.
+    Returns it and our end of the connection.
 
     If `main` raises, the last message of the process is an ErrorReport.
     """
     context = fork_server_context()
     connection, theirs = context.Pipe()
-    process = context.Process(target=_run_child, args=(main, threads, theirs, *arguments), name=name, daemon=True)
+    # The limit may have been raised (machine.allow_open_files) since the fork server started.
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    process = context.Process(
+        target=_run_child, args=(main, threads, open_files, theirs, *arguments), name=name, daemon=True
+    )
     start_process(process)
     # If this process kept its copy open, the connection would not end with the child.
     theirs.close()
     return process, connection
 
 
-def _run_child(main: Callable[..., None], threads: int, connection: Connection, *arguments: Any) -> None:
+def _run_child(
+    main: Callable[..., None], threads: int, open_files: tuple[int, int], connection: Connection, *arguments: Any
+) -> None:
     end_with_the_parent()
     descendants.own()
+    resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
     leave_signals_to_the_learner(patience=SAVING_SECONDS)
     configure_process(threads)
     try:
@@ -104,7 +115,7 @@ def start_process(process: ForkServerProcess) -> None:
     while True:
         try:
             start_fork_server()
-            with _killed_if_stopped():
+            with _killed_if_stopped(), _hidden_main_module():
                 process.start()
             return
         except (EOFError, OSError) as error:
@@ -115,6 +126,17 @@ def start_process(process: ForkServerProcess) -> None:
             if not killed or time.monotonic() > until:
                 raise ActorError(f"{process.name} cannot be started: {str(error) or 'its fork server ends'}") from error
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _hidden_main_module() -> Iterator[None]:
+    """Keeps a process that starts inside the block from importing the main module of the program, which takes 0.3 s and is not used."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager
