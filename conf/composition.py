@@ -47,7 +47,7 @@ _FURTHER: dict[str, dict[str, Any]] = {
 _SUITE_FILES = frozenset(SUITES)
 """Suites with a file in conf/env."""
 _GROUPS = ("env", "experiment", *_NAMES)
-PROGRAMS_WITH_GROUPS = ("train", "ablate", "population", "search")
+PROGRAMS_WITH_GROUPS = tuple(_PROGRAMS)
 """The programs whose configuration has these groups."""
 
 
@@ -313,7 +313,7 @@ def describe_misfit(error: Exception) -> str:
 
 def forget_choices() -> None:
     """Lets the next composition see names that were added to the tables, and other folders of settings."""
-    for cached in (_store_choices, _list_names, _compose_choices):
+    for cached in (_store_choices, _store_schema, _list_names, _compose_choices):
         cached.cache_clear()
 
 

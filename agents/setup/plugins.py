@@ -25,8 +25,9 @@ from envs.suite import Suite
 from envs.suites import SUITES
 from system.errors import InputError
 
+# What imports torch or Hydra is imported by the functions that need it: a program without plugins starts without torch, and actors run
+# without Hydra.
 if TYPE_CHECKING:
-    # The programs import this module before torch, and actors do not import Hydra.
     from torch import nn
 
     from agents.acting.policy import ContextOverride, ContextRows
