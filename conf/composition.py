@@ -21,7 +21,7 @@ from conf.ablate_schema import AblateConfig
 from conf.command_line import quote_text_value
 from conf.names import CONTEXTS, CORES, FLAT_FUSIONS, FUSIONS, RUNTIMES, SPATIAL_FUSIONS, TORSO_SITE, TORSOS
 from conf.population_schema import PopulationConfig
-from conf.schema import EvaluateConfig, TrainConfig
+from conf.schema import EvaluateConfig, ExportConfig, TrainConfig
 from conf.studies_schema import STUDIES
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
@@ -138,6 +138,7 @@ def _store_schemas() -> None:
     for program, schema in {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig}.items():
         store.store(name=f"{program}_schema", node=schema)
     store.store(name="evaluate", node=EvaluateConfig)
+    store.store(name="export", node=ExportConfig)
     for group, names in _NAMES.items():
         for name in names:
             store.store(group=group, name=name, node={"name": name, **_FURTHER.get(name, {})})

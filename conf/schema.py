@@ -305,6 +305,21 @@ class EvaluateConfig:
     allow: list[str] = field(default_factory=list)
 
 
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """Options of `mimpala export`.
+
+    Attributes:
+        run: A run folder, its best checkpoint as <run folder>/best, or a checkpoint file.
+        output: The folder to write: a new or empty one, or an earlier export, which is replaced.
+        allow: Modules, files and folders that the agent's configuration may name (conf/allowlist.py).
+    """
+
+    run: str = ""
+    output: str = ""
+    allow: list[str] = field(default_factory=list)
+
+
 MAY_CHANGE_ON_RESUME = (
     *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),

@@ -27,7 +27,7 @@ from agents.run.progress import Display
 from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
 from agents.runtime.base import ActorError, Batch, StreamPositions
-from agents.runtime.processes.fork_server import start_fork_server
+from agents.runtime.processes.fork_server import refuse_in_import_of_main, start_fork_server
 from agents.runtime.processes.process import configure_process, memory_row
 from agents.runtime.restarts import Faults, record_faults
 from agents.setup import builder
@@ -49,6 +49,7 @@ def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Ite
     The run pauses at `pause_at` frames; 0 = never. Raises InputError if it cannot start here. If one of the errors that are named below
     ends the body, the run is saved, and a note of the error states whether that worked.
     """
+    refuse_in_import_of_main()
     with sole_writer(Path(config.run)) as lock, contextlib.ExitStack() as stack:
         session = Session(config, env, lock, stack, pause_at=pause_at)
         try:

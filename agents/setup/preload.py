@@ -13,9 +13,12 @@ import numpy as np
 
 import agents.setup.builder  # noqa: F401
 from agents.cli.signals import end_with_the_parent, ignore_signals
+from system.python_paths import SAFE_PATH_OF_FORK_SERVER
 
 end_with_the_parent()
 ignore_signals()
+if os.environ.get("PYTHONSAFEPATH") == SAFE_PATH_OF_FORK_SERVER:
+    del os.environ["PYTHONSAFEPATH"]
 # Forked children must not draw the same numbers from NumPy's global stream. `random` reseeds itself after a fork.
 os.register_at_fork(after_in_child=np.random.seed)
 # Memory that the garbage collector does not visit stays shared between parent and children.

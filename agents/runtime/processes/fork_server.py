@@ -32,13 +32,17 @@ from agents.runtime.processes.process import (
 )
 from envs.faults import signal_name
 from system import descendants
-from system.errors import ErrorReport
+from system.errors import ErrorReport, InputError
+from system.python_paths import SAFE_PATH_OF_FORK_SERVER, child_environment
 
 _PATIENCE = 10.0
 """Seconds that a new fork server may take to replace a killed one, on a busy machine."""
 
 ENDING_SECONDS = 5.0
 """Time after which the end of a process that was killed, or whose pipe has ended, is no longer waited for."""
+
+_UNGUARDED = 78
+"""Exit code of `refuse_in_import_of_main`."""
 
 _LOOKS, _LOOK_SECONDS = 20, 0.5
 """A fork server is killed if it is found stopped at so many consecutive looks; seconds between two looks."""
@@ -62,8 +66,27 @@ def start_fork_server() -> None:
         util.get_temp_dir()
     finally:
         tempfile.tempdir = before
-    with signals_blocked():
+    with signals_blocked(), _own_packages_first():
         forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _own_packages_first() -> Iterator[None]:
+    """A Python process that starts in the block finds the project's packages before those of the working directory.
+
+    The fork server is a `python -c`, which would search the working directory first. multiprocessing gives it neither the option -P nor
+    sys.path. agents/setup/preload.py removes PYTHONSAFEPATH again, which is not meant for programs of environments.
+    """
+    before = dict(os.environ)
+    os.environ.update({"PYTHONSAFEPATH": SAFE_PATH_OF_FORK_SERVER} | child_environment())
+    try:
+        yield
+    finally:
+        for name in ("PYTHONSAFEPATH", "PYTHONPATH"):
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
 
 
 def start_child(
@@ -173,10 +196,33 @@ def kill(process: BaseProcess) -> None:
         process.join(ENDING_SECONDS)
 
 
+def refuse_in_import_of_main() -> None:
+    """Ends this process if it imports the main module of the program that has started it, as processes of multiprocessing do.
+
+    A main module without a guard would begin the run again, in each of its actors. The program reports it (`raise_if_unguarded`).
+    """
+    # multiprocessing has no public name for it.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(_UNGUARDED)
+
+
+def raise_if_unguarded(code: int | None) -> None:
+    """Raises InputError if a child process has ended by `refuse_in_import_of_main`. `code` is its exit code."""
+    if code == _UNGUARDED:
+        raise InputError(
+            "the program's main module begins a run whenever it is imported, and actor processes import it: put the call under "
+            "`if __name__ == '__main__':`, or call mimpala.train."
+        )
+
+
 def ending(process: BaseProcess) -> tuple[str, str]:
-    """Cause (envs.faults.CAUSES) and description of the end of a process whose pipe has ended."""
+    """Cause (envs.faults.CAUSES) and description of the end of a process whose pipe has ended.
+
+    Raises InputError as `raise_if_unguarded`.
+    """
     process.join(ENDING_SECONDS)
     code = process.exitcode
+    raise_if_unguarded(code)
     if code is None:
         return "exited", "it closed its pipe and was still running"
     return ("killed", signal_name(-code)) if code < 0 else ("exited", f"exit code {code}")

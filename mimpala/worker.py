@@ -1,0 +1,97 @@
+"""The child process of mimpala/programs.py: runs one program and writes its outcome as JSON to a pipe.
+
+    python -P -m mimpala.worker <program> <descriptor of the pipe> <process id of the caller> <request as JSON>
+
+The outcome is what the program's function below returns, or `refused` or `failed` with the reason.
+"""
+
+from __future__ import annotations
+
+from agents.cli.signals import begin_program, end_with_the_parent, raise_at_signals, run_program
+
+if __name__ == "__main__":
+    # The imports below take seconds.
+    begin_program()
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from system.errors import InputError
+
+Request = dict[str, Any]
+
+
+def train(request: Request) -> Request:
+    """Trains with `overrides`. Returns the `folder` of the run, and in `allow` what the overrides name (conf/allowlist.py)."""
+    from ablation.grid.entry_points import load_entry_point
+    from agents.run.folder import default_run
+    from conf.allowlist import external_names
+    from conf.loading import compose_train
+
+    config = compose_train(request["overrides"])
+    program = load_entry_point("train")
+    try:
+        program.run(request["overrides"])
+    except program.FAILURES as error:
+        return {"failed": "\n".join([str(error), *getattr(error, "__notes__", ())])}
+    return {"folder": config.run or default_run(config), "allow": [*config.allow, *external_names(config.env)]}
+
+
+def evaluate(request: Request) -> Request:
+    """Evaluates `run` with `overrides` and `allow`. Returns the `path` of the result."""
+    from ablation.grid.entry_points import load_entry_point
+    from agents.evaluation.report import results_folder
+    from agents.storage.checkpoint import find_checkpoint
+    from conf.loading import compose_evaluate
+
+    config = compose_evaluate([*request["overrides"], f"run={request['run']}"])
+    config.allow += request["allow"]
+    run = Path(config.run)
+    folder = results_folder(run, find_checkpoint(run, lambda sentence: None))
+    load_entry_point("evaluate").evaluate(config)
+    return {"path": config.output or str(folder / "evaluation.json")}
+
+
+def export(request: Request) -> Request:
+    """Exports `run` with `overrides` and `allow`. Returns the `path` of the folder."""
+    from conf.loading import compose_export
+    from mimpala.hub import export_agent
+
+    config = compose_export([*request["overrides"], f"run={request['run']}"])
+    config.allow += request["allow"]
+    export_agent(config)
+    return {"path": config.output}
+
+
+PROGRAMS: dict[str, Callable[[Request], Request]] = {"train": train, "evaluate": evaluate, "export": export}
+
+
+def main() -> int:
+    """Returns 0 if the outcome was written."""
+    name, descriptor, parent, request = sys.argv[1:]
+    # A run whose caller dies is saved.
+    end_with_the_parent(int(parent), signal.SIGTERM)
+    # Processes of the run would keep the pipe open.
+    os.set_inheritable(int(descriptor), False)
+    raise_at_signals()
+    content = json.loads(request)
+    # The command that a run's provenance.json states.
+    sys.argv = ["mimpala", name, *content["overrides"]]
+    try:
+        outcome = PROGRAMS[name](content)
+    except InputError as error:
+        outcome = {"refused": str(error)}
+    except KeyboardInterrupt:
+        outcome = {"failed": "interrupted"}
+    with open(int(descriptor), "w", encoding="utf-8") as pipe:
+        json.dump(outcome, pipe)
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)
