@@ -35,6 +35,7 @@ from agents.run.lock import check_writable
 from agents.runtime.processes.fork_server import fork_server_context
 from agents.setup import builder, machine, preflight
 from agents.setup.plan import make_plan
+from conf.command_line import command_of
 from conf.loading import changed_keys, compose_train, explicit_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
@@ -244,7 +245,7 @@ def _machine_rows(found: dict[str, Any]) -> _Rows:
 
 
 def _run_rows(found: dict[str, Any]) -> _Rows:
-    command = " ".join(["python train.py", *found["keys"]])
+    command = " ".join([command_of("train"), *found["keys"]])
     yield f"run env={found['suite']}", not found["problems"], "; ".join(found["problems"]) or command
     if "needs" in found:
         needs = dict(found["needs"])

@@ -24,6 +24,7 @@ from ablation.population.report import summary, table, write_summary
 from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
 from agents.run.lock import sole_writer
 from conf.allowlist import run_arguments
+from conf.command_line import command_of
 from conf.loading import all_keys, compose_population
 from conf.population_schema import PopulationConfig, check_population
 
@@ -74,7 +75,7 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
             display.say(f"written: {path}")
         if content["best"]:
             best = run_arguments(str(population.folder / content["best"]), config.env)
-            display.say(f"next: python evaluate.py {best}")
+            display.say(f"next: {command_of('evaluate')} {best}")
     return FAILED if any(now.state is State.FAILED for now in status.values()) else DONE
 
 

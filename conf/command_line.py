@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import unicodedata
 from collections.abc import Sequence
 
@@ -24,6 +25,13 @@ def quote_text_value(override: str) -> str:
     key, equals, value = override.partition("=")
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     return f"{key}={_quote(value)}" if equals and value and key in TEXT_KEYS and not quoted else override
+
+
+def command_of(program: str) -> str:
+    """The command that starts `program` as this process was started: `python evaluate.py`, or `mimpala evaluate`, which uses the option -P
+    (mimpala/console.py).
+    """
+    return f"mimpala {program}" if sys.flags.safe_path else f"python {program}.py"
 
 
 def format_argument(key: str, value: str | Sequence[str]) -> str:

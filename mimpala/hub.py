@@ -27,6 +27,7 @@ from agents.evaluation.report import results_folder
 from agents.storage.checkpoint import env_to_dict, find_checkpoint
 from agents.storage.exported import ABOUT, FORMAT, write_exported
 from conf.allowlist import run_arguments
+from conf.command_line import command_of
 from conf.loading import compose_export, to_dict
 from conf.schema import ExportConfig
 from mimpala.model_card import CARD, find_evaluation, model_card
@@ -72,7 +73,9 @@ def export_agent(config: ExportConfig) -> int:
     console.say(f"written: {output}, which mimpala.load reads")
     if not evaluation:
         named = run_arguments(config.run, agent.config.env)
-        console.say(f"its model card has no scores, because this checkpoint is not evaluated: mimpala evaluate {named}")
+        console.say(
+            f"its model card has no scores, because this checkpoint is not evaluated: {command_of('evaluate')} {named}"
+        )
     return DONE
 
 

@@ -16,6 +16,9 @@ from typing import Any
 
 from mimpala.location import child_environment, use_own_packages
 
+PRETEND_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+"""Environment variables by which Jupyter claims that a pipe is a terminal. A live display would fill a notebook with control codes."""
+
 
 class RunError(RuntimeError):
     """A run that failed after its start. The message states the reason and what was saved."""
@@ -62,14 +65,17 @@ def _start(name: str, request: dict[str, Any], descriptor: int) -> subprocess.Po
         json.dumps(request),
     ]
     shown: dict[str, Any] = {}
+    environment = child_environment(sys.path)
     if not _is_standard(sys.stdout, 1):
         # A notebook or a test has replaced sys.stdout, which a child process cannot write to.
         shown = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        for name in PRETEND_TERMINAL:
+            environment.pop(name, None)
     return subprocess.Popen(
         command,
         pass_fds=[descriptor],
         stdin=subprocess.DEVNULL,
-        env=child_environment(sys.path),
+        env=environment,
         text=True,
         errors="replace",
         # Ctrl-C in a terminal reaches this process alone, which then interrupts the run once.

@@ -124,11 +124,15 @@ def test_results_are_read_back(tmp_path: Path) -> None:
     assert other.path == tmp_path / "x.json" and other.tasks["map-0"]["episodes"] == 1
 
 
-def test_output_reaches_a_replaced_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As in a notebook."""
+def test_output_reaches_a_replaced_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook, where Jupyter claims a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
     arguments = [argument for argument in TINY if argument != "display=false"]
     mimpala.train([*arguments, "total_frames=200", f"run={tmp_path / 'run'}"])
-    assert "finished: " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "finished: " in shown and f"next: mimpala evaluate run={tmp_path / 'run'}\n" in shown
 
 
 @pytest.mark.parametrize(
