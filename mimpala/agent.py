@@ -29,7 +29,23 @@ TEXTS = ("instruction", "mission")
 def load_agent(run: Run, which: Run, *, allow: Sequence[str] = (), device: str = "cpu") -> Agent:
     """See `mimpala.load`."""
     path = find_checkpoint(Path(checkpoint_of(run, which)), warn)
-    return Agent(episodes.load_agent(path, allow), device=device)
+    saved = episodes.load_agent(path, allow)
+    try:
+        agent = Agent(saved, device=device)
+        # A trial step: the file describes observations, and no suite has confirmed them.
+        agent.act(
+            {key: np.ones(array.shape, array.dtype) for key, array in agent.spec.observation.items()},
+            task=0,
+            instruction="",
+        )
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
+        raise InputError(
+            f"{path} is damaged or crafted (its agent cannot act: {type(error).__name__}): use another one."
+        ) from error
+    agent.reset()
+    return agent
 
 
 class Agent:

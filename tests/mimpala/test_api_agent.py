@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from saved_agents import make_checkpoint
 
 import mimpala
 from agents.acting.actor import Actor
 from agents.acting.policy import Policy
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from agents.trajectory import allocate, trajectory_spec
 from envs.instructions import Tokenizer
 from mimpala.agent import Agent
+from tests.stress.hostile_checkpoints import change_content
 
 BABYAI = ["env=babyai", "env.engine=minigrid", "env.tasks=[BabyAI-GoToRedBall-v0]", "core.size=16", "fusion.size=16"]
 
@@ -31,6 +36,11 @@ def continuous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(
         tmp_path_factory.mktemp("pendulum"), "env=gymnasium", "env.tasks=[Pendulum-v1]", "context=none"
     )
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
 
 
 def image(agent: Agent) -> np.ndarray[Any, Any]:
@@ -181,3 +191,26 @@ def test_load_names_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
         mimpala.load(run, which="best")
     with pytest.raises(mimpala.InputError, match="does not exist"):
         mimpala.load(tmp_path / "nothing")
+
+
+@settings(max_examples=25)
+@given(rng=st.randoms(use_true_random=True))
+def test_an_agent_with_hostile_values_acts_or_is_refused(
+    checkpoint: Path, babyai: Path, scratch: Path, rng: random.Random
+) -> None:
+    """The checksum is correct. `load` compares the file with no suite, unlike evaluate.py."""
+    content = load_checkpoint(rng.choice([checkpoint, babyai]))
+    # Other parts are not read.
+    parts = {key: content[key] for key in ("env", "config")} | {"weights": content["learner"]["network"]}
+    changes = change_content(parts, rng)
+    content.update({key: parts.get(key) for key in ("env", "config")})
+    content["learner"]["network"] = parts.get("weights")
+    path = save_checkpoint(scratch, 0, content)
+    try:
+        agent = mimpala.load(path)
+        seen = {key: np.ones(array.shape, array.dtype) for key, array in agent.spec.observation.items()}
+        agent.act(seen, task=0, instruction="go to the red ball")
+    except mimpala.InputError:
+        pass
+    except Exception as error:
+        raise AssertionError(changes) from error
