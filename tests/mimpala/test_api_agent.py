@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from saved_agents import make_checkpoint
+from saved_agents import damaged, make_checkpoint
 
 import mimpala
 from agents.acting.actor import Actor
@@ -193,6 +194,35 @@ def test_load_names_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
         mimpala.load(tmp_path / "nothing")
 
 
+def change_shape(env: dict[str, Any]) -> None:
+    env["observation"]["vector"]["shape"] = [2**40]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda env: env["observation"].update(x=env["observation"].pop("vector")), "is damaged or crafted"),
+        (
+            lambda env: env["observation"].update(action_mask={"shape": [3], "dtype": "bool"}),
+            "its agent cannot act: RuntimeError",
+        ),
+        (lambda env: env["observation"]["vector"].update(dtype="object"), "a type of observations"),
+        (change_shape, "a shape at env observation vector shape"),
+        (lambda env: env.update(instruction_length=2**40), "a length at env instruction_length"),
+        (lambda env: env.update(symbol_counts=[2**20, 2**20]), "numbers of codes at env symbol_counts"),
+        (lambda env: env.update(action_repeat=0), "a count above zero at env action_repeat"),
+    ],
+)
+def test_a_checkpoint_that_describes_other_observations_is_refused(
+    checkpoint: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], sentence: str
+) -> None:
+    path = damaged(checkpoint, tmp_path / checkpoint.name, lambda content: change(content["env"]))
+    with pytest.raises(mimpala.InputError) as refused:
+        mimpala.load(path)
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(rng=st.randoms(use_true_random=True))
 def test_an_agent_with_hostile_values_acts_or_is_refused(
