@@ -203,7 +203,7 @@ OUTSIDE = b'{"policy.bias":{"dtype":"F32","shape":[16],"data_offsets":[0,1000000
         (rewrite(ABOUT, lambda content: content.update(schema=2)), "describes no agent that this version"),
         (rewrite(ABOUT, lambda content: content.update(updates=-1)), "a count at updates"),
         (rewrite(ABOUT, lambda content: content.update(steps=10**400)), "an integer of more than 64 bits"),
-        (rewrite(ABOUT, lambda content: content["env"].update(num_actions="4")), "a count at env num_actions"),
+        (rewrite(ABOUT, lambda content: content["env"].update(num_actions="4")), "a length at env num_actions"),
         (rewrite(ABOUT, lambda content: content["env"].update(suite="babyai")), "its tasks are of suite babyai"),
         (rewrite(VOCABULARY, lambda content: content.update(words=[1])), "at words"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b""), "is damaged or crafted"),
