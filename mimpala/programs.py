@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 from mimpala.location import child_environment, use_own_packages
@@ -34,14 +35,11 @@ def run_program(name: str, request: dict[str, Any]) -> dict[str, Any]:
         raise refuse(
             f"mimpala.{name} was called while a child process imports your script: put the call under `if __name__ == '__main__':`."
         )
-    reading, writing = os.pipe()
-    with open(reading, "rb") as outcome:
-        try:
-            process = _start(name, request, writing)
-        finally:
-            # If this process kept its copy open, the pipe would not end with the child.
-            os.close(writing)
+    # A file, not a pipe: an outcome of any length can be written before it is read.
+    with tempfile.TemporaryFile() as outcome:
+        process = _start(name, request, outcome.fileno())
         interrupted = _follow(process)
+        outcome.seek(0)
         written = outcome.read()
     if interrupted:
         raise KeyboardInterrupt
@@ -92,7 +90,7 @@ def _is_standard(stream: Any, descriptor: int) -> bool:
 
 
 def _follow(process: subprocess.Popen[str]) -> bool:
-    """Waits for the end of the process and prints what it writes to our pipe. Returns whether Ctrl-C has come, which it passes on."""
+    """Waits for the end of the process, and prints what it writes to our pipe. Passes Ctrl-C on, and returns whether it came."""
     interrupted = False
     while True:
         try:

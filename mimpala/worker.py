@@ -1,6 +1,6 @@
-"""The child process of mimpala/programs.py: runs one program and writes its outcome as JSON to a pipe.
+"""The child process of mimpala/programs.py: runs one program and writes its outcome as JSON to a file.
 
-    python -P -m mimpala.worker <program> <descriptor of the pipe> <process id of the caller> <request as JSON>
+    python -P -m mimpala.worker <program> <descriptor of the file> <process id of the caller> <request as JSON>
 
 The outcome is what the program's function below returns, or `refused` or `failed` with the reason.
 """
@@ -76,7 +76,7 @@ def main() -> int:
     name, descriptor, parent, request = sys.argv[1:]
     # A run whose caller dies is saved.
     end_with_the_parent(int(parent), signal.SIGTERM)
-    # Processes of the run would keep the pipe open.
+    # Processes of the run have no use for the file.
     os.set_inheritable(int(descriptor), False)
     raise_at_signals()
     content = json.loads(request)
@@ -88,8 +88,8 @@ def main() -> int:
         outcome = {"refused": str(error)}
     except KeyboardInterrupt:
         outcome = {"failed": "interrupted"}
-    with open(int(descriptor), "w", encoding="utf-8") as pipe:
-        json.dump(outcome, pipe)
+    with open(int(descriptor), "w", encoding="utf-8") as file:
+        json.dump(outcome, file)
     return 0
 
 
