@@ -30,7 +30,8 @@ from rich.text import Text
 
 from agents.cli.exit_codes import BAD_INPUT, exit_code
 from agents.cli.terminal import TextConsole
-from agents.run.folder import check_free, default_run, holds_run, resumed_config
+from agents.run.folder import resumed_config
+from agents.run.layout import check_free, default_run, holds_run
 from agents.run.lock import check_writable
 from agents.runtime.processes.fork_server import fork_server_context
 from agents.setup import builder, machine, preflight

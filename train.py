@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from agents.cli.signals import InterruptedWait, begin_program, end_with_the_parent, raise_at_signals, run_program
+from agents.cli.signals import InterruptedWait, begin_program, raise_at_signals, run_program, slow_imports
 
-# The imports below take seconds.
+# The imports below take a few tenths of a second.
 if __name__ == "__main__":
     begin_program()
-elif __name__ == "__mp_main__":
-    # A spawned actor imports the main module first.
-    end_with_the_parent()
 
 import sys
 from collections.abc import Sequence
@@ -17,30 +14,25 @@ from pathlib import Path
 
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.cli.terminal import TextConsole, warn
-from agents.distributed.follower import follow_under_torchrun
-from agents.distributed.process_group import LearnerError, add_num_processes, dismiss_followers, torchrun_rank
-from agents.learning.inner_loop import learn
-from agents.learning.learner import NonFiniteError
-from agents.run.checkpoint_saver import SaveError
-from agents.run.folder import default_run, holds_run, is_finished, resumed_config
-from agents.run.lock import MovedError, sole_writer
-from agents.run.session import open_session
-from agents.runtime.base import ActorError
-from agents.setup.match_params import match_params
+from agents.distributed.torchrun import add_num_processes, torchrun_rank
+from agents.run.layout import check_free, default_run, holds_run
+from agents.run.lock import sole_writer
+from agents.runtime.processes.fork_server import start_fork_server
 from conf.loading import all_keys, changed_keys, compose_train, explicit_keys, reference_fusion
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite, make_spec, settle
+from system.errors import RunError
 
-FAILURES = (ActorError, LearnerError, MovedError, NonFiniteError, SaveError)
-"""Exceptions that end a run after it has saved what it could."""
+# What imports torch is imported inside functions, because that takes a second: bad input is refused before it, and the fork server,
+# which imports the same, starts before it.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
-    return exit_code(lambda: run(arguments), failures=FAILURES)
+    return exit_code(lambda: run(arguments), failures=(RunError,))
 
 
 def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
@@ -49,6 +41,11 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
     Returns:
         The exit code.
     """
+    if config.runtime.name == "local":
+        start_fork_server()
+    with slow_imports():
+        from agents.learning.inner_loop import learn
+        from agents.run.session import open_session
     with open_session(config, env, pause_at=pause_at) as session:
         learner, runtime, shard = session.learner, session.runtime, session.plan.shard
         while not session.ended_by():
@@ -81,22 +78,33 @@ def run(arguments: Sequence[str]) -> int:
     if asks_for_help(arguments):
         return show_help(__doc__, all_keys("train", overrides(arguments)))
     if (launched := torchrun_rank()) and launched.rank > 0:
+        with slow_imports():
+            from agents.distributed.follower import follow_under_torchrun
         return follow_under_torchrun()
     arguments = add_num_processes(arguments, launched)
     config = compose_train(arguments)
     config.run = config.run or default_run(config)
     with sole_writer(Path(config.run)):
         if config.resume and holds_run(Path(config.run)):
+            with slow_imports():
+                from agents.run.folder import is_finished, resumed_config
             config = resumed_config(config, changed_keys(arguments), explicit_keys(arguments))
             if is_finished(config):
                 TextConsole().say(f"run={config.run} is finished: nothing to do. A larger total_frames= continues it.")
                 if launched:
+                    with slow_imports():
+                        from agents.distributed.process_group import dismiss_followers
                     dismiss_followers(launched)
                 return DONE
             return train(config, make_spec_with_warnings(config))
+        check_free(Path(config.run), resume=config.resume)
         env = make_spec_with_warnings(config)
         config.env = settle(config.env, env)
-        return train(match_params(config, env, reference_fusion(config)), env)
+        if config.match_params:
+            with slow_imports():
+                from agents.setup.match_params import match_params
+            config = match_params(config, env, reference_fusion(config))
+        return train(config, env)
 
 
 def make_spec_with_warnings(config: TrainConfig) -> EnvSpec:

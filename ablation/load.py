@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ablation.analysis.results import Array, Curve, Measure, Problem, Results, Run
-from agents.run.folder import AGENT, CONFIG, PROVENANCE, RESULT
+from agents.run.layout import AGENT, CONFIG, PROVENANCE, RESULT
 from conf.command_line import command_of, format_argument
 from conf.composition import flatten
 from conf.loading import load_train, to_dict

@@ -1,10 +1,16 @@
-"""Named configurations to compare: `case="name: key=value key=value"`, or a list of them by name with `cases=`."""
+"""What to compare: configurations `case="name: key=value ..."`, or a list of them by name with `cases=`; other checkouts of this project
+`checkout="name: folder key=value ..."`; other programs `command="name: program ..."`.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from agents.fusion import FUSIONS
 from benchmarks.options import Options
@@ -14,8 +20,15 @@ from envs.spec import EnvSpec
 from envs.suites import make_spec
 from system.errors import InputError, unknown_name
 
+ROOT = Path(__file__).parents[1]
 Cases = dict[str, list[str]]
 """Name -> arguments of train.py."""
+Checkouts = dict[str, tuple[Path, list[str]]]
+"""Name -> folder of the checkout, arguments of its train.py."""
+Given = Mapping[str, Sequence[str]]
+"""Key of a benchmark -> its values on the command line; keys that were not given are absent."""
+THIS_CHECKOUT = "this checkout"
+"""The case beside another checkout if no case is given."""
 
 _GO_TO_LOCAL = "env.tasks=[BabyAI-GoToLocal-v0]"
 ENGINES: Cases = {
@@ -48,7 +61,7 @@ def chosen(options: Options, default: str) -> Cases:
     Raises:
         InputError: An unknown list, an unreadable case, or lists without any case that can run.
     """
-    given = dict(named("case", text) for text in options.own.get("case", []))
+    given = named("case", options.own)
     lists = options.words("cases", [] if given or options.own.keys() & {"command", "checkout"} else [default])
     cases: Cases = {}
     for name in lists:
@@ -64,15 +77,75 @@ def chosen(options: Options, default: str) -> Cases:
     return cases | {case: merged(options.overrides, own) for case, own in given.items()}
 
 
-def named(key: str, text: str) -> tuple[str, list[str]]:
-    """Splits `name: word word` into the name and its words."""
-    name, colon, rest = text.partition(":")
-    if not colon or not name.strip():
-        raise InputError(f'{key}={text} cannot be read: write {key}="name: words".')
+def other_checkouts(given: Given, overrides: Sequence[str]) -> Checkouts:
+    """The checkouts of `checkout=`, each with the common overrides; InputError unless its folder has a train.py."""
+    found: Checkouts = {}
+    for name, words in named("checkout", given).items():
+        root = Path(words[0] if words else "").expanduser().resolve()
+        if not words or not (root / "train.py").is_file():
+            raise InputError(
+                f'checkout="{name}: {" ".join(words)}" has no train.py: name the folder of a checkout of mimpala.'
+            )
+        found[name] = root, merged(overrides, words[1:])
+    return found
+
+
+def other_programs(given: Given, taken: Collection[str]) -> dict[str, list[str]]:
+    """Name -> words of each `command=`; InputError if one has no program that exists, or a name in `taken`."""
+    commands = named("command", given)
+    for name, words in commands.items():
+        if not words or name in taken:
+            raise InputError(f'command="{name}: ..." needs a program and a name that no other case has.')
+        # Programs start in ROOT, so a relative path is meant from there.
+        if not shutil.which(ROOT / words[0] if os.sep in words[0] else words[0]):
+            raise InputError(f'command="{name}: {words[0]} ..." cannot be started: {words[0]} is no program.')
+    return commands
+
+
+def refuse_shared_names(cases: Collection[str], checkouts: Collection[str]) -> None:
+    """Raises InputError if a case and a checkout have the same name."""
+    if both := {*cases} & {*checkouts}:
+        raise InputError(f'checkout="{min(both)}: ..." has the name of a case: give it another.')
+
+
+def pattern_of(given: Given, groups: Sequence[str] = ()) -> re.Pattern[str] | None:
+    """The regular expression of `pattern=`, the last one if given twice.
+
+    Args:
+        groups: Names of groups that it must have; without any it must have one group.
+
+    Raises:
+        InputError: It is no regular expression, or a group is missing.
+    """
+    if "pattern" not in given:
+        return None
     try:
-        return name.strip(), shlex.split(rest)
-    except ValueError as error:
-        raise InputError(f"{key}={text} cannot be read ({error}): close the quotation marks.") from error
+        pattern = re.compile(given["pattern"][-1])
+    except re.error as error:
+        raise InputError(f"pattern= is no regular expression ({error}).") from error
+    if not pattern.groups:
+        raise InputError("pattern= has no group: put the number of steps in parentheses.")
+    for group in groups:
+        if group not in pattern.groupindex:
+            raise InputError(f"pattern= has no group {group}: write the number as (?P<{group}>[0-9.]+).")
+    return pattern
+
+
+def named(key: str, given: Given) -> dict[str, list[str]]:
+    """Name -> words of each `key="name: word word"`; InputError for a value of another form and for a name given twice."""
+    found: dict[str, list[str]] = {}
+    for text in given.get(key, ()):
+        name, colon, rest = text.partition(":")
+        name = name.strip()
+        if not colon or not name:
+            raise InputError(f'{key}={text} cannot be read: write {key}="name: words".')
+        if name in found:
+            raise InputError(f'{key}="{name}: ..." is given twice: give each a name of its own.')
+        try:
+            found[name] = shlex.split(rest)
+        except ValueError as error:
+            raise InputError(f"{key}={text} cannot be read ({error}): close the quotation marks.") from error
+    return found
 
 
 def merged(overrides: Sequence[str], own: Sequence[str]) -> list[str]:

@@ -78,7 +78,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             ("window", 100),
         )
     )
-    given = dict(named("case", text) for text in options.own.get("case", [])) or CASES
+    given = named("case", options.own) or CASES
     own = [*options.overrides, "runtime=serial", "precision=fp32", "device=cpu"]
     configs = configurations({name: [*case, *own] for name, case in given.items()})
     configure_process(1)
@@ -156,7 +156,7 @@ def recovered(plain: Sequence[float], hit: Sequence[float], window: int) -> int 
 
 
 def _scale(learner: Learner) -> float:
-    return float(sigma(learner.popart).max())
+    return float(sigma(learner.objective.popart).max())
 
 
 def main(arguments: Sequence[str]) -> int:

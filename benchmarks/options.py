@@ -66,16 +66,7 @@ def parse(arguments: Sequence[str], *, rounds: int, seconds: float, own: Sequenc
     Raises:
         InputError: An argument that is not key=value, or a number out of range.
     """
-    given: dict[str, list[str]] = {}
-    overrides = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise InputError(f"{argument} cannot be read: write key=value.")
-        if key in ("rounds", "seconds", *own):
-            given.setdefault(key, []).append(value)
-        else:
-            overrides.append(argument)
+    given, overrides = split(arguments, ("rounds", "seconds", *own))
     text = given.pop("rounds", [str(rounds)])[-1]
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"rounds={text} is out of range: give a whole number of at least 1.")
@@ -85,6 +76,21 @@ def parse(arguments: Sequence[str], *, rounds: int, seconds: float, own: Sequenc
         own=given,
         overrides=overrides,
     )
+
+
+def split(arguments: Sequence[str], own: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The values of each given key of `own`, in order, and all other arguments; InputError unless all are key=value."""
+    given: dict[str, list[str]] = {}
+    overrides = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise InputError(f"{argument} cannot be read: write key=value.")
+        if key in own:
+            given.setdefault(key, []).append(value)
+        else:
+            overrides.append(argument)
+    return given, overrides
 
 
 def report(measure: Callable[[list[str]], Iterator[Row]], arguments: Sequence[str], description: str | None) -> int:

@@ -23,13 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-import numpy as np
-
 from agents.setup.plan import make_plan
-from benchmarks.cases import configured
+from benchmarks import bench_dir
+from benchmarks.cases import ROOT, configured
 from benchmarks.options import BenchmarkError
 
-ROOT = Path(__file__).parents[1]
 SHARES = ("env", "inference", "learner", "wait")
 _SETTLE_SECONDS = 0.4
 """Shortest uncounted part of a turn."""
@@ -38,6 +36,7 @@ _LOG_SECONDS = 0.2
 _START_SECONDS = 300.0
 _STALL_SECONDS = 60.0
 _END_SECONDS = 5.0
+_GROUP_SECONDS = 2.0
 
 
 class Turn(NamedTuple):
@@ -116,30 +115,25 @@ class Program:
         self._await(_STALL_SECONDS, lambda: bool(self._points()) and self._steps > settled)
         self._counter.shares()
         points: list[tuple[float, float]] = []
-        began, cpu_began = time.perf_counter(), _cpu_seconds(self._process.pid)
+        began, cpu_began = time.perf_counter(), cpu_seconds(self._process.pid)
 
         def enough() -> bool:
             points.extend(self._points())
             return time.perf_counter() - began >= seconds and len(points) > 1 and points[-1][1] > points[0][1]
 
         self._await(seconds + _STALL_SECONDS, enough)
-        wall, cpu = time.perf_counter() - began, _cpu_seconds(self._process.pid) - cpu_began
+        wall, cpu = time.perf_counter() - began, cpu_seconds(self._process.pid) - cpu_began
         self._signal(signal.SIGSTOP)
         (first, first_steps), (last, last_steps) = points[0], points[-1]
         return Turn((last_steps - first_steps) / (last - first), cpu / wall, self._counter.shares())
 
     def terminate(self) -> None:
         """Sends SIGTERM to the process group."""
-        self._signal(signal.SIGTERM)
-        self._signal(signal.SIGCONT)
+        terminate_group(self._process)
 
     def close(self) -> None:
         """Ends the process group: SIGTERM, then SIGKILL."""
-        self.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_SECONDS)
-        self._signal(signal.SIGKILL)
-        self._process.wait()
+        end_group(self._process)
 
     def _points(self) -> list[tuple[float, float]]:
         points = self._counter.points()
@@ -151,19 +145,14 @@ class Program:
         while not condition():
             if self._process.poll() is not None:
                 raise BenchmarkError(
-                    f"{self.name} ended with exit code {self._process.returncode}: {self._last_words()}"
+                    f"{self.name} ended with exit code {self._process.returncode}: {last_line(self._output)}"
                 )
             if time.monotonic() > deadline:
-                raise BenchmarkError(f"{self.name} made no progress in {seconds:.0f} s: {self._last_words()}")
+                raise BenchmarkError(f"{self.name} made no progress in {seconds:.0f} s: {last_line(self._output)}")
             time.sleep(_POLL_SECONDS)
 
-    def _last_words(self) -> str:
-        lines = self._output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it printed nothing"
-
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+        _signal_group(self._process, number)
 
 
 class Programs:
@@ -230,7 +219,7 @@ class MetricsCounter:
     """Reads the rows of metrics.jsonl."""
 
     def __init__(self, path: Path) -> None:
-        self._lines = _NewLines(path)
+        self._lines = NewLines(path)
         self._rows: list[dict[str, float]] = []
 
     def points(self) -> list[tuple[float, float]]:
@@ -253,14 +242,14 @@ class MetricsCounter:
 
 
 class FileCounter:
-    """Reads files steps_* of a folder; each has the steps of one environment as one int64 in the machine's byte order."""
+    """Reads the steps in a folder of bench_dir."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def points(self) -> list[tuple[float, float]]:
         """See StepCounter: one point for now; none before the first step."""
-        steps = sum(int(np.fromfile(path, np.int64, 1).sum()) for path in self._folder.glob("steps_*"))
+        steps = bench_dir.read_steps(self._folder)
         return [(time.perf_counter(), steps)] if steps else []
 
     def shares(self) -> dict[str, float]:
@@ -272,7 +261,7 @@ class OutputCounter:
     """Reads lines of output that match a pattern, whose first group is the number of steps so far."""
 
     def __init__(self, path: Path, pattern: re.Pattern[str]) -> None:
-        self._lines = _NewLines(path)
+        self._lines = NewLines(path)
         self._pattern = pattern
 
     def points(self) -> list[tuple[float, float]]:
@@ -285,7 +274,7 @@ class OutputCounter:
         return {}
 
 
-class _NewLines:
+class NewLines:
     """Reads the complete lines of a growing file."""
 
     def __init__(self, path: Path) -> None:
@@ -304,7 +293,40 @@ class _NewLines:
         return complete.splitlines()
 
 
-def _cpu_seconds(group: int) -> float:
+def terminate_group(process: subprocess.Popen[bytes]) -> None:
+    """Sends SIGTERM to the process group that `process` leads, also if it is stopped."""
+    _signal_group(process, signal.SIGTERM)
+    _signal_group(process, signal.SIGCONT)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process group that `process` leads: SIGTERM, then SIGKILL."""
+    terminate_group(process)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    # multiprocessing's tracker removes named semaphores once all other processes of the group have ended.
+    deadline = time.monotonic() + _GROUP_SECONDS
+    while _signal_group(process, 0) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def last_line(output: Path) -> str:
+    """The last line that a program printed, to name in an error."""
+    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Returns whether the group has a process, be it a zombie."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+        return True
+    return False
+
+
+def cpu_seconds(group: int) -> float:
     """Processor seconds of all living processes of a process group."""
     ticks = 0
     for path in Path("/proc").glob("[0-9]*/stat"):

@@ -30,51 +30,43 @@ Two checkouts that learn at different speed have episodes of different length an
 
 from __future__ import annotations
 
-import re
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from agents.setup.machine import num_cores
 from agents.setup.plan import make_plan
-from benchmarks.cases import chosen, configurations, merged, named
-from benchmarks.options import Options, Row, parse, report
+from benchmarks.cases import (
+    THIS_CHECKOUT,
+    chosen,
+    configurations,
+    other_checkouts,
+    other_programs,
+    pattern_of,
+    refuse_shared_names,
+)
+from benchmarks.options import Row, parse, report
 from benchmarks.programs import SHARES, Program, Programs, Turn
 from benchmarks.turns import digits, ratios, spread, take_turns
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
-from system.errors import InputError
-
-THIS_CHECKOUT = "this checkout"
-"""The case beside another checkout if no case is given."""
 
 
 def measure(arguments: list[str]) -> Iterator[Row]:
     """One row per case."""
     options = parse(arguments, rounds=5, seconds=5.0, own=("cases", "case", "checkout", "command", "pattern"))
     cases = chosen(options, "default")
-    checkouts = other_checkouts(options)
+    checkouts = other_checkouts(options.own, options.overrides)
     if checkouts and not cases:
         cases = {THIS_CHECKOUT: list(options.overrides)}
+    refuse_shared_names(cases, checkouts)
     configs = configurations(cases)
-    commands = dict(named("command", text) for text in options.own.get("command", []))
-    try:
-        patterns = [re.compile(text) for text in options.own.get("pattern", [])]
-    except re.error as error:
-        raise InputError(f"pattern= is no regular expression ({error}).") from error
-    if any(not pattern.groups for pattern in patterns):
-        raise InputError("pattern= has no group: put the number of steps in parentheses.")
-    for name, words in commands.items():
-        if not words or name in cases or name in checkouts:
-            raise InputError(f'command="{name}: ..." needs a program and a name that no other case has.')
-    if both := cases.keys() & checkouts.keys():
-        raise InputError(f'checkout="{min(both)}: ..." has the name of a case: give it another.')
+    commands = other_programs(options.own, cases.keys() | checkouts.keys())
+    pattern = pattern_of(options.own)
     with Programs() as programs:
         started = {name: programs.training(name, words) for name, words in cases.items()}
         started |= {name: programs.training(name, words, root=root) for name, (root, words) in checkouts.items()}
-        pattern = patterns[-1] if patterns else None
         started |= {name: programs.other(name, words, pattern) for name, words in commands.items()}
         turns = take_turns(
             {name: partial(report_turn, name, program, options.seconds) for name, program in started.items()},
@@ -93,23 +85,6 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             **({"checkout": str(checkouts[name][0])} if name in checkouts else {}),
             "arguments": checkouts[name][1] if name in checkouts else cases.get(name) or commands.get(name, []),
         }
-
-
-def other_checkouts(options: Options) -> dict[str, tuple[Path, list[str]]]:
-    """Name of each `checkout=` -> its folder and the keys for its train.py.
-
-    Raises:
-        InputError: The argument cannot be read, or the folder has no train.py.
-    """
-    found = {}
-    for name, words in dict(named("checkout", text) for text in options.own.get("checkout", [])).items():
-        root = Path(words[0] if words else "").expanduser().resolve()
-        if not words or not (root / "train.py").is_file():
-            raise InputError(
-                f'checkout="{name}: {" ".join(words)}" has no train.py: name the folder of a checkout of mimpala.'
-            )
-        found[name] = root, merged(options.overrides, words[1:])
-    return found
 
 
 def report_turn(name: str, program: Program, seconds: float) -> Turn:

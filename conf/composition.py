@@ -26,6 +26,8 @@ from conf.studies_schema import STUDIES
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
 
+_PROGRAMS = {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig}
+_WITHOUT_GROUPS = {"evaluate": EvaluateConfig, "export": ExportConfig}
 _NAMES = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS, "runtime": RUNTIMES}
 """The choices of the groups without files: each sets its name, and what _FURTHER has."""
 _FURTHER: dict[str, dict[str, Any]] = {
@@ -40,7 +42,8 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
     InputError for an unknown key or name, a value of the wrong type, or an override that cannot be read.
     """
-    _store_schemas()
+    _store_choices()
+    _store_schema(name)
     for argument in overrides:
         if "${" in argument:
             raise InputError(f"{argument} holds an interpolation: give the value itself.")
@@ -95,8 +98,16 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 @functools.cache
+def _groups() -> frozenset[str]:
+    """The groups of conf/. Hydra takes 15 ms for this list, and as long to find that one key is no group."""
+    return frozenset(GlobalHydra.instance().config_loader().list_groups(""))
+
+
+@functools.cache
 def _list_names(group: str) -> list[str]:
     """The names in a group of conf/; empty if `group` is not a group."""
+    if group not in _groups():
+        return []
     options = GlobalHydra.instance().config_loader().get_group_options(group)
     return [option for option in options if not option.endswith("_schema")]
 
@@ -133,16 +144,24 @@ def first_line(error: BaseException) -> str:
 
 
 @functools.cache
-def _store_schemas() -> None:
+def _store_schema(name: str) -> None:
+    """Stores the schema of a program, or of a study for a file or schema of studies."""
     store = ConfigStore.instance()
-    for program, schema in {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig}.items():
-        store.store(name=f"{program}_schema", node=schema)
-    store.store(name="evaluate", node=EvaluateConfig)
-    store.store(name="export", node=ExportConfig)
+    if name in _PROGRAMS:
+        store.store(name=f"{name}_schema", node=_PROGRAMS[name])
+    elif name in _WITHOUT_GROUPS:
+        store.store(name=name, node=_WITHOUT_GROUPS[name])
+    else:
+        study = name.removeprefix("studies/").rpartition("_")[0]
+        store.store(group="studies", name=f"{study}_schema", node=STUDIES[study], package="_global_")
+
+
+@functools.cache
+def _store_choices() -> None:
+    """Stores the choices of the groups."""
+    store = ConfigStore.instance()
     for group, names in _NAMES.items():
         for name in names:
             store.store(group=group, name=name, node={"name": name, **_FURTHER.get(name, {})})
-    for name, study in STUDIES.items():
-        store.store(group="studies", name=f"{name}_schema", node=study, package="_global_")
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimpala.location import use_own_packages
-from mimpala.programs import RunError, refuse, run_program
+from mimpala.programs import refuse, run_program
 from mimpala.results import LAST, Evaluation, Result, Run, checkpoint_of, read_metrics
 
 if TYPE_CHECKING:
     from mimpala.agent import Agent
-    from system.errors import InputError
+    from system.errors import InputError, RunError
 
 __all__ = [
     "Agent",
@@ -85,15 +85,15 @@ def _listed(overrides: Sequence[str]) -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """`Agent` and `InputError`, whose modules import the project's other packages."""
+    """`Agent`, `InputError` and `RunError`, whose modules import the project's other packages."""
     if name == "Agent":
         use_own_packages("mimpala.Agent")
         from mimpala.agent import Agent
 
         return Agent
-    if name == "InputError":
-        use_own_packages("mimpala.InputError", ["system"])
-        from system.errors import InputError
+    if name in ("InputError", "RunError"):
+        use_own_packages(f"mimpala.{name}", ["system"])
+        from system import errors
 
-        return InputError
+        return getattr(errors, name)
     raise AttributeError(f"module mimpala has no attribute {name}")

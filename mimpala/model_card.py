@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ablation.report.report import escape_markdown
 from agents.cli.terminal import printable
 from agents.evaluation.episodes import SavedAgent
-from agents.run.folder import PROVENANCE
+from agents.run.layout import PROVENANCE
 from system.files import read_json
 from system.plain_data import COUNT, FINITE, PlainDataError, Test, check_form, plain_copy
 

@@ -21,10 +21,6 @@ PRETEND_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTE
 """Environment variables by which Jupyter claims that a pipe is a terminal. A live display would fill a notebook with control codes."""
 
 
-class RunError(RuntimeError):
-    """A run that failed after its start. The message states the reason and what was saved."""
-
-
 def run_program(name: str, request: dict[str, Any]) -> dict[str, Any]:
     """The outcome of the program `name` of mimpala/worker.py for `request`, which is JSON data.
 
@@ -47,7 +43,7 @@ def run_program(name: str, request: dict[str, Any]) -> dict[str, Any]:
     if "refused" in content:
         raise refuse(content["refused"])
     if "failed" in content:
-        raise RunError(content["failed"])
+        raise _errors().RunError(content["failed"])
     return content
 
 
@@ -110,7 +106,12 @@ def _describe_end(code: int) -> str:
 
 def refuse(sentence: str) -> Exception:
     """The InputError with this sentence."""
-    use_own_packages("mimpala", ["system"])
-    from system.errors import InputError
+    error: Exception = _errors().InputError(sentence)
+    return error
 
-    return InputError(sentence)
+
+def _errors() -> Any:
+    use_own_packages("mimpala", ["system"])
+    from system import errors
+
+    return errors

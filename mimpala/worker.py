@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from system.errors import InputError
+from system.errors import InputError, RunError
 
 Request = dict[str, Any]
 
@@ -29,16 +29,12 @@ Request = dict[str, Any]
 def train(request: Request) -> Request:
     """Trains with `overrides`. Returns the `folder` of the run, and in `allow` what the overrides name (conf/allowlist.py)."""
     from ablation.grid.entry_points import load_entry_point
-    from agents.run.folder import default_run
+    from agents.run.layout import default_run
     from conf.allowlist import external_names
     from conf.loading import compose_train
 
     config = compose_train(request["overrides"])
-    program = load_entry_point("train")
-    try:
-        program.run(request["overrides"])
-    except program.FAILURES as error:
-        return {"failed": "\n".join([str(error), *getattr(error, "__notes__", ())])}
+    load_entry_point("train").run(request["overrides"])
     return {"folder": config.run or default_run(config), "allow": [*config.allow, *external_names(config.env)]}
 
 
@@ -86,6 +82,8 @@ def main() -> int:
         outcome = PROGRAMS[name](content)
     except InputError as error:
         outcome = {"refused": str(error)}
+    except RunError as error:
+        outcome = {"failed": "\n".join([str(error), *getattr(error, "__notes__", ())])}
     except KeyboardInterrupt:
         outcome = {"failed": "interrupted"}
     with open(int(descriptor), "w", encoding="utf-8") as file:

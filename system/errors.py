@@ -1,4 +1,4 @@
-"""The exception for a user's mistake, and exceptions as messages between processes."""
+"""The exceptions that end a program with a message, and exceptions as messages between processes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ class InputError(ValueError):
 
     def __init__(self, message: str, lines: Iterable[str] = ()) -> None:
         super().__init__("\n  ".join(_shown(text) for text in (message, *lines)))
+
+
+class RunError(RuntimeError):
+    """Ends a run after it has saved what it could. Entry points print the message and the notes, and exit with code 1."""
 
 
 class ErrorReport(NamedTuple):

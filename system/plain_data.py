@@ -1,32 +1,32 @@
-"""Plain data, the allowed content of untrusted files: dicts, lists, tuples, text, numbers, and tensors in checkpoints."""
+"""Plain data, the allowed content of untrusted files: dicts, lists, tuples, text and numbers."""
 
 from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from system.files import is_text
 
 MOST_VALUES = 1_000_000
 MOST_LEVELS = 32
 LARGEST_INTEGER = 2**64
+_NOTHING: Mapping[type, Callable[[Any], Any]] = MappingProxyType({})
 
 
 class PlainDataError(ValueError):
     """Data that is not plain. The message completes the sentence "it holds ..."."""
 
 
-def plain_copy(data: Any, *, tensors: bool = False, most: int = MOST_VALUES) -> Any:
+def plain_copy(data: Any, *, also: Mapping[type, Callable[[Any], Any]] = _NOTHING, most: int = MOST_VALUES) -> Any:
     """A copy of plain data without shared parts.
 
     PlainDataError if the data is not plain, is nested too deeply, or has more than `most` values. Lists that hold another list twice grow
-    exponentially with their depth when they are copied, so a value counts once per occurrence. With `tensors` dense tensors are allowed.
+    exponentially with their depth when they are copied, so a value counts once per occurrence. `also` has further types that are allowed,
+    subclasses excluded, each with the function that copies a value or raises PlainDataError.
     """
     left = most
 
@@ -47,8 +47,8 @@ def plain_copy(data: Any, *, tensors: bool = False, most: int = MOST_VALUES) -> 
             raise PlainDataError("a text with half of a character")
         if kind is int and abs(data) > LARGEST_INTEGER:
             raise PlainDataError("an integer of more than 64 bits")
-        if tensors and kind is Tensor:
-            return _checked(data)
+        if kind in also:
+            return also[kind](data)
         if data is None or kind in (bool, float, str, int):
             return data
         raise PlainDataError(f"a value of type {kind.__name__}")
@@ -59,15 +59,6 @@ def plain_copy(data: Any, *, tensors: bool = False, most: int = MOST_VALUES) -> 
         return copy(key, 0)
 
     return copy(data, 0)
-
-
-def _checked(tensor: Tensor) -> Tensor:
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
-        raise PlainDataError("a tensor of a kind that no run saves")
-    # With a stride of 0 a tensor repeats one element many times.
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise PlainDataError("a tensor with more elements than it has memory")
-    return tensor.detach()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from agents.fusion.multiplicative import MultiplicativeInteraction
-from benchmarks import bound, environment, fusion, fusion_layers, gpu, learners, network, scaling, throughput
+from benchmarks import bound, environment, fusion, fusion_layers, gpu, learners, network, scaling, startup, throughput
 from benchmarks.batches import collect, synthetic, updates
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError, parse
@@ -32,7 +32,7 @@ SMALL = [
 ]
 PROGRAMS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (bound, environment, fusion, gpu, learners, network, scaling, throughput)
+    for module in (bound, environment, fusion, gpu, learners, network, scaling, startup, throughput)
 }
 
 
@@ -49,6 +49,16 @@ def rows(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> list
 def check_spreads(row: dict[str, Any], *keys: str) -> None:
     for key in keys:
         assert 0 < row[key]["min"] <= row[key]["median"] <= row[key]["max"], key
+
+
+@pytest.mark.slow
+def test_startup(capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"{' '.join(SMALL)} runtime=serial"
+    one, other = rows(capsys, "startup", f"case=one: {words}", f"checkout=other: {startup.ROOT} {words}")
+    assert [one["case"], other["case"]] == ["one", "other"]
+    for row in (one, other):
+        check_spreads(row, "seconds", "cpu_seconds", "times_first")
+    assert one["times_first"] == {"median": 1, "min": 1, "max": 1}
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from saved_agents import CONDITIONAL, SMALL
 
 import evaluate
 import train
-from agents.run.folder import default_run
+from agents.run.layout import default_run
 from conf.allowlist import run_arguments
 from conf.command_line import format_argument
 from conf.loading import compose_ablate, compose_evaluate, compose_train

@@ -14,8 +14,7 @@ import conf
 from agents.evaluation.probes import ALL, PROBES
 from agents.fusion import FUSION_NAMES, FUSIONS, SITES
 from agents.fusion.spatial import SPATIAL_FUSIONS
-from agents.learning.advantages import NORMALIZATIONS
-from agents.learning.losses import LOSSES
+from agents.learning.losses import LOSSES, NORMALIZATIONS
 from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.rewards import REWARD_TRANSFORMS
 from agents.learning.vtrace import PG_BOOTSTRAPS

@@ -161,8 +161,8 @@ def test_the_example_and_the_framework_have_the_same_parameters_after_20_updates
     torch.testing.assert_close(torch.stack(actions), torch.stack(framework.actions))
     expected = parameters(framework.learner.network)
     torch.testing.assert_close(dict(learner.agent.state_dict()), expected, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(learner.popart.mu, framework.learner.popart.mu, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(learner.popart.nu, framework.learner.popart.nu, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(learner.popart.mu, framework.learner.objective.popart.mu, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(learner.popart.nu, framework.learner.objective.popart.nu, atol=1e-6, rtol=1e-6)
     assert (learner.updates, learner.steps) == (UPDATES, framework.learner.counters.steps)
     assert max((expected[name] - framework.initial[name]).abs().max() for name in expected) > 0.01
 

@@ -16,7 +16,7 @@ from saved_agents import CONDITIONAL, SMALL, make_checkpoint
 import evaluate
 import train
 from agents.evaluation.earlier_files import keep_earlier, keep_folder
-from agents.run.folder import RESULT
+from agents.run.layout import RESULT
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

@@ -73,7 +73,7 @@ def test_the_rules_read_all_packages() -> None:
         "conf/loading.py",
         "conf/schema.py",
     } <= TREES.keys()
-    assert "agents.learning.popart.PopArt" in set(imports("agents/learning/learner.py"))
+    assert "agents.learning.popart.PopArt" in set(imports("agents/learning/objective.py"))
 
 
 FLOORS = (
@@ -122,6 +122,7 @@ FORBIDDEN_IMPORTS = {
     "agents/storage/": ("conf",),
     "agents/runtime/": ("conf", "agents.learning"),
     "agents/cli/": ("torch", "conf"),
+    "system/": ("torch",),
     "ablation/analysis/": ("torch", "agents", "conf", "envs", "hydra", "omegaconf"),
     "ablation/report/": ("torch", "conf", "envs"),
 }
@@ -165,6 +166,12 @@ def test_no_package_has_more_than_a_dozen_modules() -> None:
     assert not [folder for folder, found in modules.items() if len(found) > 13]
 
 
+def run_in_new_process(code: str) -> None:
+    """Runs code that begins with `import sys` and `loaded`: a function whose result are those of its arguments that are imported."""
+    begin = "import sys\ndef loaded(*names): return [name for name in names if name in sys.modules]\n"
+    subprocess.run([sys.executable, "-c", begin + code], cwd=ROOT, timeout=120, check=True)
+
+
 def test_importing_the_environments_imports_no_torch() -> None:
     """Neither directly nor through another module."""
     unwanted = (
@@ -180,31 +187,64 @@ def test_importing_the_environments_imports_no_torch() -> None:
         "dm_env",
         "deepmind_lab",
     )
-    code = f"import sys, envs.suites; print([name for name in {unwanted} if name in sys.modules])"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-    )
-    assert result.stdout.strip() == "[]"
+    run_in_new_process(f"import envs.suites; assert not loaded(*{unwanted})")
 
 
 def test_preloading_the_fork_server_does_not_initialize_cuda() -> None:
     """A process forked after CUDA's initialization cannot use a GPU."""
-    code = """
+    run_in_new_process("""
 import torch
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = lambda: 1 / 0
 import agents.setup.preload
 assert not torch.cuda.is_initialized()
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=True)
+""")
 
 
 def test_the_fork_server_preloads_what_actors_and_servers_import() -> None:
     modules = ("torch", "agents.setup.builder", "agents.runtime.processes.actor_process", "agents.learning.learner")
-    code = f"import sys, agents.setup.preload; assert sys.modules.keys() >= set({modules!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=True)
+    run_in_new_process(f"import agents.setup.preload; assert sys.modules.keys() >= set({modules!r})")
 
 
-@pytest.mark.parametrize("name", ["vtrace", "popart", "advantages", "losses", "rewards"])
+COMPILER = ("torch._dynamo", "torch._inductor", "torch.onnx", "sympy")
+"""Packages of torch.compile. They take a second, and torch's optimisers and FlopCounterMode import them."""
+
+
+def test_bad_input_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    run_in_new_process(f"""
+import train
+for arguments in (["fusion=no"], ["learner.discounting=2"], ["env.tasks=[no]"], ["run={tmp_path}"]):
+    assert train.main(arguments) == 2
+assert not loaded("torch", "ray", "tensorboard")
+""")
+
+
+def test_the_fork_server_starts_before_torch_is_imported(tmp_path: Path) -> None:
+    """So that both processes import at the same time."""
+    run_in_new_process(f"""
+import train
+def start_fork_server():
+    assert not loaded("torch")
+    raise KeyboardInterrupt
+train.start_fork_server = start_fork_server
+assert train.main(["env=conditional", "run={tmp_path / "run"}"]) == 130
+""")
+
+
+def test_a_run_and_its_fork_server_do_not_import_torchs_compiler(tmp_path: Path) -> None:
+    run_in_new_process(f"""
+import train
+settings = ["env=conditional", "runtime=serial", "learner.unroll_length=4", "total_frames=1000", "display=false"]
+assert train.main([*settings, "run={tmp_path / "run"}"]) == 0
+assert not loaded(*{COMPILER}, "torch.utils.tensorboard", "matplotlib", "scipy", "pandas", "ray")
+""")
+    run_in_new_process(f"""
+import agents.setup.preload
+assert not loaded(*{COMPILER}, "hydra", "rich", "tensorboard", "matplotlib", "scipy", "pandas", "ray")
+""")
+
+
+@pytest.mark.parametrize("name", ["vtrace", "popart", "losses", "rewards"])
 def test_mathematical_modules_import_only_tensors(name: str) -> None:
     allowed = ("__future__", "typing", "collections", "math", "torch", "numpy")
     names = set(imports(f"agents/learning/{name}.py"))

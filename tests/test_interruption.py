@@ -226,6 +226,29 @@ def test_a_signal_while_modules_are_imported(program: str) -> None:
     assert "Traceback" not in err and "error:" not in err
 
 
+def test_a_signal_while_a_function_imports_is_not_lost() -> None:
+    code = """
+import os, signal
+from agents.cli.signals import raise_at_signals, slow_imports
+raise_at_signals()
+with slow_imports():
+    pass
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    print("raised", flush=True)
+with slow_imports():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        print("lost", flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "raised\n")
+
+
 def local_run(run: Path) -> subprocess.Popen[str]:
     """A run with two actors in its own process group, which has just printed its banner."""
     settings = [*SMALL, *CONDITIONAL, "runtime=local", "runtime.num_actors=2", "runtime.slots_per_actor=2"]

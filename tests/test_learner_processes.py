@@ -21,7 +21,8 @@ import train
 from agents.cli.signals import InterruptedWait
 from agents.distributed.follower import follow
 from agents.distributed.leader import DataParallelGroup, GroupRuntime
-from agents.distributed.process_group import LEADER, Launched, LearnerError, add_num_processes, add_shard, shard
+from agents.distributed.process_group import LEADER, LearnerError, add_shard, shard
+from agents.distributed.torchrun import Launched, add_num_processes
 from agents.runtime.base import Batch, StreamPositions
 from agents.runtime.restarts import Faults
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint

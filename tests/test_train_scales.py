@@ -66,7 +66,7 @@ def test_a_large_reward_is_reported_and_counted(
             t, column = (batch["mask"] & (batch["task"][:-1] == 1)).nonzero()[0].tolist()
             batch["reward"][t, column] = 1e4
         metrics = learn(learner, staged)
-        sigmas.append(sigma(learner.popart).tolist())
+        sigmas.append(sigma(learner.objective.popart).tolist())
         return metrics
 
     monkeypatch.setattr(Learner, "update", update)

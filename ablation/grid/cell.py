@@ -12,12 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.cli.signals import INTERRUPTED, end_with_the_parent, raise_at_signals, run_program
+from agents.cli.signals import INTERRUPTED, raise_at_signals, run_program
 from agents.run.lock import sole_writer
-
-if __name__ == "__mp_main__":
-    # An actor process of the cell: it imports the main module first.
-    end_with_the_parent()
 
 _PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
@@ -50,6 +46,7 @@ def run(folder: Path, *, threads: int) -> int:
     from ablation.grid.grid import is_evaluated, is_trained, load_cell
     from agents.cli.exit_codes import DONE, exit_code
     from envs.suites import make_spec
+    from system.errors import RunError
 
     train = load_entry_point("train")
 
@@ -66,7 +63,7 @@ def run(folder: Path, *, threads: int) -> int:
             return int(load_entry_point("evaluate").evaluate(cell.evaluate))
         return DONE
 
-    return exit_code(train_and_evaluate, failures=train.FAILURES)
+    return exit_code(train_and_evaluate, failures=(RunError,))
 
 
 if __name__ == "__main__":

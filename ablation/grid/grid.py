@@ -2,7 +2,7 @@
 
 <folder>/grid.json            the cells, in order
 <folder>/<cell>/cell.json     the configurations of its training and evaluation
-<folder>/<cell>/...           its run folder (agents/run/folder.py)
+<folder>/<cell>/...           its run folder (agents/run/layout.py)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ablation.load import (
 )
 from agents.evaluation.episodes import SEEDED_ONCE
 from agents.evaluation.probes import ALL, PROBES
-from agents.run.folder import CONFIG
+from agents.run.layout import CONFIG
 from agents.setup.builder import build_network
 from agents.setup.match_params import match_params
 from agents.setup.preflight import check_fits

@@ -1,7 +1,8 @@
 """The policy that acts, in actors and in evaluation: network, recurrent state, sampling, and a cache of modulations.
 
 A modulation depends on the weights and the context alone. So it is cached by context until the weights change, and an acting step
-computes modulations only for contexts that are not in the cache.
+computes modulations only for contexts that are not in the cache. Contexts come back: most instructions of a suite occur in every unroll.
+So the first step after a change of weights computes the modulations of all cached contexts, with one product for each layer.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Policy:
         greedy: Take the greedy action (agents/network/actions.py) instead of a sample.
         autocast: Dtype of torso and core, or None for full precision.
         graphs: On a GPU, capture acting steps as CUDA graphs (agents/acting/cuda_graphs.py).
+        remember: See `ModulationCache`.
 
     Attributes:
         core_state: [slots, S], after the last step, on the network's device.
@@ -64,6 +66,7 @@ class Policy:
         greedy: bool = False,
         autocast: torch.dtype | None = None,
         graphs: bool = False,
+        remember: bool = True,
     ) -> None:
         device = next(network.parameters()).device
         self.network = network.eval()
@@ -76,7 +79,7 @@ class Policy:
             # deepcopy scatters the recurrent weights; `to` makes them one block again, which a GPU's kernels need.
             self._acting = copy.deepcopy(network).to(device)
             self._acting.lower_precision(autocast)
-        self.cache = ModulationCache(self._acting, slots)
+        self.cache = ModulationCache(self._acting, slots, remember=remember)
         self._step = ActingStep(self._acting, graphs=graphs) if device.type != "cpu" else None
 
     def seed(self, seed: int) -> None:
@@ -85,10 +88,10 @@ class Policy:
 
     @torch.no_grad()
     def weights_changed(self) -> None:
-        """Copies the weights of `network` and clears the cache of modulations."""
+        """Copies the weights of `network` and drops the cached modulations."""
         if self._acting is not self.network:
             torch._foreach_copy_(list(self._acting.parameters()), list(self.network.parameters()))
-        self.cache.clear()
+        self.cache.weights_changed()
 
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """One step in every slot: action [B, ...], in the form of trajectories, and its log-probability [B]. Advances the core state.
@@ -159,16 +162,23 @@ class Sampler:
 
 
 class ModulationCache:
-    """The modulations of the contexts seen since the weights changed, in bounded memory that is allocated once.
+    """The modulations of the contexts seen so far, in bounded memory that is allocated once.
+
+    Args:
+        network: Computes them.
+        slots: Number of slots.
+        remember: Keep the contexts when the weights change, and compute their modulations together. Without it the cache is empty then,
+            so that the sizes of these computations, and with them rounding errors, do not depend on earlier unrolls.
 
     Attributes:
         limit: Number of contexts it can hold. When a further one arrives, all are dropped except the contexts of the current call.
         stored: By site, [limit, ...]. Only the first rows are valid, one for each context that is held.
     """
 
-    def __init__(self, network: AgentNetwork, slots: int) -> None:
+    def __init__(self, network: AgentNetwork, slots: int, *, remember: bool) -> None:
         self.limit = _CONTEXTS_PER_SLOT * slots
         self._network = network
+        self._remember = remember
         # The context of each slot at its last look-up.
         self._rows: ContextRows | None = None
         # The row of that context in `stored`. -1: none.
@@ -176,12 +186,21 @@ class ModulationCache:
         # The row in `stored` of each cached context, by the bytes of the context.
         self._known: dict[bytes, int] = {}
         self.stored: Modulations = {}
+        # How many rows of `stored` are of the present weights.
+        self._computed = 0
         # The result of the last look-up and its slots, for the usual step in which no context changes.
         self._found: tuple[Segments, Modulations] | None = None
         self._found_for: NDArray[np.int64] = np.empty(0, np.int64)
 
-    def clear(self) -> None:
+    def weights_changed(self) -> None:
+        """Drops all modulations."""
+        self._computed = 0
+        if not self._remember:
+            self._forget()
+
+    def _forget(self) -> None:
         """Drops all contexts."""
+        self._computed = 0
         self._index.fill(-1)
         self._known.clear()
 
@@ -191,40 +210,45 @@ class ModulationCache:
             self._rows = np.zeros((len(self._index), rows.shape[1]), rows.dtype)
         index, present = self._index[slots], np.arange(len(self._index))[slots]
         changed = np.flatnonzero((rows != self._rows[slots]).any(axis=1) | (index < 0))
-        if len(changed) or self._found is None or not np.array_equal(present, self._found_for):
-            if not self._store_new(rows, index, changed):
+        if len(changed) or not np.array_equal(present, self._found_for):
+            self._found = None
+            if not self._number(rows, index, changed):
                 # Full: keep the contexts of this call alone.
-                self.clear()
-                self._store_new(rows, index, np.arange(len(rows)))
+                self._forget()
+                self._number(rows, index, np.arange(len(rows)))
             self._index[slots], self._rows[slots] = index, rows
+        self._compute()
+        if self._found is None:
             count = min(bucket_size(len(self._known)), self.limit)
             used = {site: tuple(part[:count] for part in parts) for site, parts in self.stored.items()}
             self._found, self._found_for = (Segments(torch.from_numpy(index.copy()), count), used), present
         return self._found
 
-    def _store_new(self, rows: ContextRows, index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
-        """Stores the contexts `rows[changed]` that are not stored, and sets `index[changed]` to their rows in `stored`.
+    def _number(self, rows: ContextRows, index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
+        """Sets `index[changed]` to the rows in `stored` of the contexts `rows[changed]`. New contexts get the next rows.
 
-        Returns False if the cache is full. Then `_known` has contexts without a modulation, and the caller must `clear`.
+        Returns False if the cache is full. Then the caller must `_forget`.
         """
-        new = []
         for slot in changed:
-            key = rows[slot].tobytes()
-            row = self._known.get(key)
-            if row is None:
-                if len(self._known) == self.limit:
-                    return False
-                row = self._known[key] = len(self._known)
-                new.append(slot)
+            row = self._known.setdefault(rows[slot].tobytes(), len(self._known))
+            if row == self.limit:
+                return False
             index[slot] = row
-        if new:
-            contexts = self._network.context_encoder.contexts_from_rows(rows[new])
-            contexts = Contexts(**send(contexts._asdict(), next(self._network.parameters()).device))
-            newest = slice(len(self._known) - len(new), len(self._known))
-            for site, parts in self._network.condition(contexts).items():
-                if site not in self.stored:
-                    self.stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
-                # `contexts_from_rows` has padded the contexts to a bucket size.
-                for stored, part in zip(self.stored[site], parts, strict=True):
-                    stored[newest] = part[: len(new)]
         return True
+
+    def _compute(self) -> None:
+        """Computes the rows of `stored` that are not of the present weights."""
+        first, end = self._computed, len(self._known)
+        if first == end:
+            return
+        assert self._rows is not None
+        rows = np.frombuffer(b"".join([*self._known][first:]), self._rows.dtype).reshape(end - first, -1)
+        contexts = self._network.context_encoder.contexts_from_rows(rows)
+        contexts = Contexts(**send(contexts._asdict(), next(self._network.parameters()).device))
+        for site, parts in self._network.condition(contexts).items():
+            if site not in self.stored:
+                self.stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
+            # `contexts_from_rows` has padded the contexts to a bucket size.
+            for stored, part in zip(self.stored[site], parts, strict=True):
+                stored[first:end] = part[: end - first]
+        self._computed = end

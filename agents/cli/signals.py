@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from types import FrameType
 from typing import NoReturn
 
 from system.descendants import end_all, supervise
+from system.imports import without_collection
 
 INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
@@ -54,11 +56,14 @@ def leave_at_signals(code: int = INTERRUPTED) -> None:
 
 
 def begin_program() -> None:
-    """Prepares a program before its slow imports: signals end it, and closed standard streams are opened on /dev/null.
+    """Prepares a program before its slow imports: signals end it, the garbage collector is off, and closed standard streams are opened on
+    /dev/null.
 
     Otherwise the next file would get the descriptor of a closed stream (`>&-`), and the output of libraries would go into that file.
     """
     leave_at_signals()
+    # It would search the modules of the imports that follow, which stay.
+    gc.disable()
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -75,6 +80,22 @@ def _open_null(descriptor: int) -> None:
         os.dup2(null, descriptor)
         os.close(null)
     os.set_inheritable(descriptor, True)
+
+
+@contextlib.contextmanager
+def slow_imports() -> Iterator[None]:
+    """For imports inside functions: signals end the program at once, because an import may lose a KeyboardInterrupt, and the garbage
+    collector is off (without_collection).
+    """
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    leave_at_signals()
+    try:
+        with without_collection():
+            yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def raise_at_signals() -> None:
@@ -116,6 +137,7 @@ def run_program(main: Callable[[], int]) -> NoReturn:
     """Runs `main` and exits with its exit code, even if a signal comes afterwards or the output cannot be written. No process that `main`
     has started outlives this one.
     """
+    gc.enable()
     supervise()
     code = main()
     leave_at_signals(code)

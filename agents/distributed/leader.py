@@ -28,8 +28,8 @@ from agents.distributed.process_group import (
     meet_at_file,
     meet_at_torchrun,
     shared_file,
-    torchrun_rank,
 )
+from agents.distributed.torchrun import torchrun_rank
 from agents.runtime.base import Batch, Runtime, StreamPositions, never_interrupt
 from agents.runtime.processes.actor_process import total_seconds
 from agents.runtime.processes.process import kill_with_descendants, signals_blocked

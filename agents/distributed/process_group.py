@@ -18,14 +18,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
+from agents.distributed.torchrun import Launched
 from agents.runtime.base import StreamPositions
-from system.errors import ErrorReport, InputError
+from system.errors import ErrorReport, InputError, RunError
 
 LEADER = 0
 
@@ -34,8 +35,6 @@ _CHECK_SECONDS = 0.05
 
 _CONNECT_SECONDS = 60.0
 """Time for all processes of torchrun to connect."""
-
-_KEY = "learner.num_processes"
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -46,7 +45,7 @@ _MESSAGE_TIMEOUT = datetime.timedelta(days=365)
 """For messages: a batch may take any time. If a process ends, its connections close, which raises at once."""
 
 
-class LearnerError(RuntimeError):
+class LearnerError(RunError):
     """Another learner failed. The message holds its traceback or the signal that killed it."""
 
 
@@ -153,31 +152,6 @@ class Group:
         if self.joined:
             self.joined = False
             distributed.destroy_process_group()
-
-
-class Launched(NamedTuple):
-    """The rank of this process among the processes that torchrun has started, and their number."""
-
-    rank: int
-    size: int
-
-
-def torchrun_rank() -> Launched | None:
-    """Reads the environment variables of torchrun. None without them, or with one process."""
-    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        return None
-    size = int(os.environ["WORLD_SIZE"])
-    return Launched(int(os.environ["RANK"]), size) if size > 1 else None
-
-
-def add_num_processes(arguments: Sequence[str], launched: Launched | None) -> list[str]:
-    """Adds the number of processes that torchrun has started to the command line. Raises InputError if that gives another number."""
-    if launched is None:
-        return list(arguments)
-    key = f"{_KEY}={launched.size}"
-    if different := [argument for argument in arguments if argument.partition("=")[0] == _KEY and argument != key]:
-        raise InputError(f"{different[0]} contradicts torchrun, which has started {launched.size}: leave the key out.")
-    return [*arguments, key]
 
 
 def meet_at_torchrun() -> Group:

@@ -21,7 +21,7 @@ from agents.cli.signals import end_with_the_parent
 from agents.distributed.follower import follow
 from agents.distributed.process_group import LOOPBACK, meet_at_port
 from agents.runtime.processes.process import leave_signals_to_the_learner
-from agents.runtime.ray_groups.connection import hide_main_module, joined, node_id
+from agents.runtime.ray_groups.connection import joined, node_id
 from system.descendants import supervise
 
 
@@ -40,7 +40,6 @@ class LearnerHost:
             host, port: Of the leader's store.
         """
         os.environ["RAY_ADDRESS"] = address
-        hide_main_module()
         supervise()
         return follow(meet_at_port(host, port, rank, size))
 

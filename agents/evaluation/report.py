@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agents.evaluation.earlier_files import keep_earlier, settings_of
 from agents.evaluation.episodes import Episode, Episodes, SavedAgent
 from agents.evaluation.intervals import EXACT, METHOD, WEIGHT, Interval, Samples, interval
-from agents.run.folder import holds_run
+from agents.run.layout import holds_run
 from agents.run.provenance import versions
 from agents.storage.checkpoint import CHECKPOINTS, list_checkpoints
 from conf.schema import EvaluateConfig

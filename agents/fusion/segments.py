@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -14,6 +15,8 @@ from agents.fusion.padding import bucket_size
 
 # Most places of the padded grid per sample. Beyond it, a context with many samples gets several rows.
 _MOST_PLACES = 3
+# Samples per context below which the grid costs more than a weight matrix for every sample.
+_FEW_SAMPLES = 2
 # Most numbers that a device may copy to give every sample its own weight matrix.
 _MOST_GATHERED = 2**27
 
@@ -75,31 +78,27 @@ class Segments:
     @cached_property
     def grid(self) -> Grid:
         """The samples sorted by context, with at most `_MOST_PLACES` places per sample besides one row per context."""
-        if self._host is not None:
-            owner, width, place, sample = self._host.grid
-            parts = {"place": place, "sample": sample} | ({"owner": owner} if owner is not None else {})
-            moved = send(parts, self.index.device)
-            return Grid(moved.get("owner"), width, moved["place"], moved["sample"])
-        samples, index = len(self.index), self.index
-        sizes = torch.bincount(index, minlength=self.count)
-        order = torch.argsort(index, stable=True)
-        rank = torch.empty_like(index)
-        rank[order] = torch.arange(samples, device=index.device) - (sizes.cumsum(0) - sizes)[index[order]]
-        widest = bucket_size(int(sizes.max()))
-        if self.count * widest <= _MOST_PLACES * max(samples, self.count):
-            return _grid(None, widest, index * widest + rank, self.count)
-        width = bucket_size(2 * -(-samples // self.count))
-        rows = torch.div(sizes + width - 1, width, rounding_mode="floor")
-        owner = torch.repeat_interleave(rows)
-        owner = torch.cat([owner, owner.new_zeros(bucket_size(len(owner)) - len(owner))])
-        first = rows.cumsum(0) - rows
-        return _grid(owner, width, first[index] * width + rank, len(owner))
-
-
-def _grid(owner: Tensor | None, width: int, place: Tensor, rows: int) -> Grid:
-    sample = torch.full((rows * width,), len(place), device=place.device)
-    sample[place] = torch.arange(len(place), device=place.device)
-    return Grid(owner, width, place, sample)
+        # In NumPy, whose calls on small arrays cost less than torch's.
+        index = (self._host or self).index.cpu().numpy()
+        sizes = np.bincount(index, minlength=self.count)
+        order = np.argsort(index, kind="stable")
+        rank = np.empty_like(index)
+        rank[order] = np.arange(len(index)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        width, rows = bucket_size(int(sizes.max())), self.count
+        parts = {}
+        if rows * width > _MOST_PLACES * max(len(index), rows):
+            width = bucket_size(2 * -(-len(index) // rows))
+            rows_of = -(-sizes // width)
+            index = (np.cumsum(rows_of) - rows_of)[index]
+            owner = np.repeat(np.arange(len(sizes)), rows_of)
+            rows = bucket_size(len(owner))
+            parts["owner"] = torch.from_numpy(np.pad(owner, (0, rows - len(owner))))
+        place = index * width + rank
+        sample = np.full(rows * width, len(place))
+        sample[place] = np.arange(len(place))
+        parts |= {"place": torch.from_numpy(place), "sample": torch.from_numpy(sample)}
+        parts = send(parts, self.index.device)
+        return Grid(parts.get("owner"), width, parts["place"], parts["sample"])
 
 
 def identity_segments(count: int, device: torch.device | None = None) -> Segments:
@@ -119,8 +118,10 @@ def grouped_linear(x: Tensor, weight: Tensor, segments: Segments) -> Tensor:
         x, weight = x.to(dtype), weight.to(dtype)
     if segments.count == 1:
         return F.linear(x, weight[0])
-    if device != "cpu" and not torch.is_grad_enabled() and len(x) * weight[0].numel() <= _MOST_GATHERED:
-        # Acting on a device: no shape depends on data, so the step can be captured in a CUDA graph (agents/acting/cuda_graphs.py).
+    gathers = device != "cpu" or len(x) < _FEW_SAMPLES * segments.count
+    if gathers and not torch.is_grad_enabled() and len(x) * weight[0].numel() <= _MOST_GATHERED:
+        # Acting. On a device no shape may depend on data, so that the step can be captured in a CUDA graph (agents/acting/cuda_graphs.py).
+        # On CPU the grid pays only where several slots share a context; it also multiplies by contexts that no slot has at present.
         return torch.bmm(weight.index_select(0, segments.index), x.unsqueeze(2)).squeeze(2)
     grid = segments.grid
     if grid.owner is not None:

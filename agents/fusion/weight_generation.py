@@ -12,6 +12,8 @@ values are unchanged; only the learning speed of W relative to V changes (docs/f
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -34,12 +36,41 @@ def generate(h: Tensor, tensor: Tensor, base: Tensor | None, x_size: int, sample
     """
     if samples is not None and samples < FEW_SAMPLES * len(h) and h.shape[1]:
         return h
+    if base is not None and torch.is_grad_enabled():
+        device = h.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+        return _Generated.apply(h, tensor, base, dtype).view(len(h), -1, x_size)  # type: ignore[no-any-return, no-untyped-call]
     # Column-major h: the gradient of W is a product with h^T, which then is contiguous.
     generated = torch.mm(h.t().contiguous().t(), tensor)
     if base is not None:
         # Not addmm, which would first copy V for every context.
         generated = generated + base.flatten().to(generated.dtype)
     return generated.view(len(h), -1, x_size)
+
+
+class _Generated(torch.autograd.Function):
+    """V + sum_j h_j W_j, flat. V is one more row of W, whose feature is 1.
+
+    So the products include the sum and its gradient, and W and V are cast together.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, tensor: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
+        features = F.pad(h.to(dtype), (0, 1), value=1.0)
+        weights = tensor.new_empty(len(tensor) + 1, tensor.shape[1], dtype=dtype)
+        weights[:-1] = tensor
+        weights[-1] = base.flatten()
+        ctx.save_for_backward(features, weights)
+        ctx.dtypes, ctx.base_shape = (h.dtype, tensor.dtype), base.shape
+        return torch.mm(features, weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        features, weights = ctx.saved_tensors
+        h_dtype, dtype = ctx.dtypes
+        h_grad = torch.mm(grad, weights[:-1].t()).to(h_dtype)
+        weights_grad = torch.mm(features.t().contiguous(), grad).to(dtype)
+        return h_grad, weights_grad[:-1], weights_grad[-1].view(ctx.base_shape), None
 
 
 def apply_generated(x: Tensor, generated: Tensor, tensor: Tensor, base: Tensor | None, segments: Segments) -> Tensor:

@@ -1,6 +1,6 @@
-"""Losses of the policy and the baseline. Pure functions on [T, B] tensors.
+"""Losses of the policy and the baseline, and the normalisation of advantages. Pure functions on [T, B] tensors.
 
-All are sums over the steps where `mask` is True. Other steps have no effect, even if their values are not finite. The entropy is in
+All losses are sums over the steps where `mask` is True. Other steps have no effect, even if their values are not finite. The entropy is in
 agents/network/actions.py.
 """
 
@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 LOSSES = ("impala", "appo")
 """Losses of the policy: `policy_gradient_loss` and `clipped_surrogate_loss`."""
+
+NORMALIZATIONS = ("none", "batch", "task")
+"""Whether advantages are normalised by their moments over the whole minibatch, or over the steps of each task."""
+
+_LEAST_DEVIATION = 0.1
+"""Smallest standard deviation to divide by, in standard deviations of the task's value targets.
+
+Without it, the noise of a task without reward would become as large as the signal of the others.
+"""
 
 _MAX_LOG_RATIO = 20.0
 """Bound on |log pi - log mu| before the exponential, far outside of every clip, so that the surrogate stays finite."""
@@ -71,3 +81,24 @@ def baseline_loss(baseline: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         mask: bool [T, B].
     """
     return 0.5 * (targets.detach() - baseline).square().masked_fill(~mask, 0.0).sum()
+
+
+@torch.no_grad()
+def normalize_advantages(advantages: Tensor, task: Tensor, sums: Tensor, deviation: Tensor, *, by_task: bool) -> Tensor:
+    """(A - mean) / max(standard deviation, floor).
+
+    Args:
+        advantages: A, divided by the deviation of the value targets of its task, [T, B].
+        task: Task ids, [T, B].
+        sums: Number of valid steps, sum and sum of squares of the undivided advantages by task, over all learners, [3, K]
+            (agents.learning.popart.target_sums).
+        deviation: Standard deviations of the value targets, [K].
+        by_task: Whether each task has its own moments.
+    """
+    counts, totals, squares = sums[0], sums[1] / deviation, sums[2] / deviation.square()
+    if not by_task:
+        counts, totals, squares = (part.sum().expand(len(deviation)) for part in (counts, totals, squares))
+    counts = counts.clamp(min=1)
+    means = totals / counts
+    deviations = (squares / counts - means.square()).clamp(min=_LEAST_DEVIATION**2).sqrt()
+    return (advantages - means[task]) / deviations[task]

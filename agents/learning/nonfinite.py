@@ -10,9 +10,22 @@ from torch import Tensor
 
 from agents.network.agent import AgentNetwork
 from agents.trajectory import Trajectory
+from system.errors import RunError
 
 _LARGEST = 10
 """How many gradients `gradients` lists."""
+
+
+class NonFiniteError(RunError):
+    """Too many updates in a row were not finite, or the learner itself is not finite. Refused updates leave the learner unchanged.
+
+    Attributes:
+        diagnosis: What was not finite, as plain data.
+    """
+
+    def __init__(self, message: str, diagnosis: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.diagnosis = diagnosis
 
 
 def gradients(network: AgentNetwork) -> dict[str, Any]:

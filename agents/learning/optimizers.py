@@ -1,141 +1,249 @@
-"""The learner's optimisers: PyTorch's, and TensorFlow's RMSProp."""
+"""The learner's optimisers: torch's rules, TensorFlow's RMSProp, and Muon."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.rmsprop import rmsprop
 
-from system.errors import InputError
+OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam", "muon")
+
+State = dict[str, Tensor]
+Rule = Callable[[list[Tensor], list[Tensor], list[State], float], None]
+"""Updates parameters and their states in place, from their gradients and the learning rate."""
+
+
+class Group(NamedTuple):
+    """Parameters with one rule.
+
+    Attributes:
+        keys: Names of the tensors of a parameter's state. `step` is a scalar; the others have the parameter's shape.
+        first: Value of a state before the first step, except of `step`, which is 0.
+    """
+
+    parameters: Sequence[Tensor]
+    rule: Rule
+    keys: tuple[str, ...]
+    first: float = 0.0
+
+
+class RuleOptimizer:
+    """The part of torch.optim.Optimizer's interface that the learner uses, around rules.
+
+    torch's class imports torch.compile's packages (torch._dynamo) when it is made, which takes a second of each learner's start. Its
+    bookkeeping takes as long as a step of a small network.
+
+    A parameter without a gradient does not change, nor does its state.
+
+    Args:
+        groups: With parameters on one device.
+    """
+
+    def __init__(self, groups: Sequence[Group], *, learning_rate: float) -> None:
+        self.groups = groups
+        self.param_groups: list[dict[str, Any]] = [
+            {"params": list(group.parameters), "lr": learning_rate} for group in groups
+        ]
+        self.state: dict[Tensor, State] = {}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Removes all gradients; `set_to_none` must be True."""
+        assert set_to_none
+        for group in self.groups:
+            for parameter in group.parameters:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Updates the parameters that have a gradient."""
+        for group, settings in zip(self.groups, self.param_groups, strict=True):
+            parameters = [parameter for parameter in group.parameters if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            states = [self._state(parameter, group) for parameter in parameters]
+            if parameters:
+                group.rule(parameters, gradients, states, settings["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, without the constants: the states by the index of their parameter, counted over all groups."""
+        parameters = enumerate(parameter for group in self.groups for parameter in group.parameters)
+        return {"state": {index: self.state[parameter] for index, parameter in parameters if parameter in self.state}}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`, also of torch's optimiser with the same rule.
+
+        Raises:
+            ValueError: The state is of another optimiser or of other parameters.
+        """
+        places = [(parameter, group) for group in self.groups for parameter in group.parameters]
+        states = {}
+        for index, state in saved["state"].items():
+            if not 0 <= index < len(places) or set(state) != set(places[index][1].keys):
+                raise ValueError(f"the optimiser's state of parameter {index} belongs to another optimiser")
+            parameter, _ = places[index]
+            if any(value.shape != (() if key == "step" else parameter.shape) for key, value in state.items()):
+                raise ValueError(f"the optimiser's state of parameter {index} has another shape")
+            states[parameter] = {
+                key: value.to(parameter.device, torch.float32 if key == "step" else parameter.dtype)
+                for key, value in state.items()
+            }
+        self.state = states
+
+    def _state(self, parameter: Tensor, group: Group) -> State:
+        """The state of a parameter; creates it at the first step."""
+        if parameter not in self.state:
+            self.state[parameter] = {
+                key: torch.zeros((), device=parameter.device)
+                if key == "step"
+                else torch.full_like(parameter, group.first)
+                for key in group.keys
+            }
+        return self.state[parameter]
+
 
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
-OPTIMIZERS = {
-    "rmsprop": ("step", "square_avg"),
-    "rmsprop_tf": ("square_avg",),
-    "adam": _ADAM,
-    "muon": ("momentum_buffer",),
-}
-"""Name -> keys of the optimiser's state for one parameter. `step` is a scalar; the others have the parameter's shape. With `muon`,
-parameters that are no matrices have Adam's."""
 
 
-class RMSpropTF(torch.optim.Optimizer):
+def adam_rule(betas: tuple[float, float], epsilon: float) -> Rule:
+    """torch.optim.Adam, fused."""
+
+    def update(parameters: list[Tensor], gradients: list[Tensor], states: list[State], learning_rate: float) -> None:
+        steps, averages, squares = ([state[key] for state in states] for key in _ADAM)
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            *(parameters, gradients, averages, squares, [], steps),
+            lr=learning_rate,
+            beta1=betas[0],
+            beta2=betas[1],
+            weight_decay=0.0,
+            eps=epsilon,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    return update
+
+
+def rmsprop_rule(decay: float, epsilon: float) -> Rule:
+    """torch.optim.RMSprop."""
+
+    def update(parameters: list[Tensor], gradients: list[Tensor], states: list[State], learning_rate: float) -> None:
+        squares, steps = ([state[key] for state in states] for key in ("square_avg", "step"))
+        rmsprop(
+            *(parameters, gradients, squares, [], [], steps),
+            foreach=True,
+            lr=learning_rate,
+            alpha=decay,
+            eps=epsilon,
+            weight_decay=0.0,
+            momentum=0.0,
+            centered=False,
+        )
+
+    return update
+
+
+def rmsprop_tf_rule(decay: float, epsilon: float) -> Rule:
     """TensorFlow's RMSProp (tf.train.RMSPropOptimizer, momentum 0), for which the constants of IMPALA and PopArt-IMPALA are published:
 
         s <- decay s + (1 - decay) g^2,   w <- w - lr g / sqrt(s + epsilon),   s = 1 before the first step
 
     torch.optim.RMSprop differs in two points: s starts at 0, and epsilon is added to the root. With the published constants its first
     updates are 10 to 90 times as large, and later ones 2 to 8 times.
-
-    A parameter without a gradient does not change, nor does its s.
-
-    Args:
-        params: On one device.
-        lr: Learning rate.
-        decay: Of the mean square; `rms_decay` in the configuration.
-        eps: Epsilon.
     """
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, decay: float = 0.99, eps: float = 0.01) -> None:
-        super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
+    def update(parameters: list[Tensor], gradients: list[Tensor], states: list[State], learning_rate: float) -> None:
+        squares = [state["square_avg"] for state in states]
+        torch._foreach_mul_(squares, decay)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - decay)
+        roots = torch._foreach_add(squares, epsilon)
+        torch._foreach_sqrt_(roots)
+        torch._foreach_addcdiv_(parameters, gradients, roots, value=-learning_rate)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates the parameters that have a gradient. `closure` must be None."""
-        assert closure is None
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not parameters:
-                continue
-            gradients: list[Any] = [parameter.grad for parameter in parameters]
-            squares = [self._square(parameter) for parameter in parameters]
-            torch._foreach_mul_(squares, group["decay"])
-            torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["decay"])
-            roots = torch._foreach_add(squares, group["eps"])
-            torch._foreach_sqrt_(roots)
-            torch._foreach_addcdiv_(parameters, gradients, roots, value=-group["lr"])
-
-    def _square(self, parameter: Tensor) -> Tensor:
-        """s of a parameter; creates it at the first step."""
-        state = self.state[parameter]
-        if not state:
-            state["square_avg"] = torch.ones_like(parameter, memory_format=torch.preserve_format)
-        square: Tensor = state["square_avg"]
-        return square
+    return update
 
 
-class MuonWithAdam(torch.optim.Optimizer):
-    """torch.optim.Muon (Jordan et al. 2024) for matrices, and Adam for all other parameters.
+_MUON_MOMENTUM = 0.95
+_MUON_COEFFICIENTS = (3.4445, -4.775, 2.0315)
+"""Of the quintic Newton-Schulz iteration (Jordan et al. 2024)."""
+_MUON_ITERATIONS = 3
+"""With 5, GoToRedBallGrey and DoorKey-5x5 took as many frames."""
 
-    An update of Muon is the nearest orthogonal matrix to the momentum. It is scaled to the usual size of Adam's (Liu et al. 2025), so
-    that one learning rate serves both.
+
+def muon_rule(precision: torch.dtype) -> Rule:
+    """Muon (Jordan et al. 2024) with Nesterov momentum, for matrices. The update is about the nearest orthogonal matrix to the momentum:
+
+        m <- 0.95 m + 0.05 g,   w <- w - 0.2 lr sqrt(max(K, X)) orthogonal(0.95 m + 0.05 g)
+
+    The factor gives it the usual size of Adam's update (Liu et al. 2025), so that one learning rate serves both. Its spectral norm is then
+    0.2 lr sqrt(max(K, X)). Adam's reaches lr sqrt(K X) when the gradients of all samples agree, as they do along the mean of the inputs.
+    Some thousand such updates saturate the gates of an LSTM, and its memory is lost (docs/performance.md).
 
     Args:
-        params: On one device.
-        lr: Learning rate.
-        betas, eps: Of Adam.
+        precision: Of the iteration.
     """
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, betas: tuple[float, float], eps: float) -> None:
-        params = list(params)
-        matrices = [parameter for parameter in params if parameter.ndim == 2]
-        others = [parameter for parameter in params if parameter.ndim != 2]
-        self._parts: list[torch.optim.Optimizer] = []
-        if matrices:
-            self._parts.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
-        if others:
-            self._parts.append(torch.optim.Adam(others, lr=lr, betas=betas, eps=eps, fused=True))
-        super().__init__([part.param_groups[0] for part in self._parts], {})
+    def update(parameters: list[Tensor], gradients: list[Tensor], states: list[State], learning_rate: float) -> None:
+        momenta = [state["momentum_buffer"] for state in states]
+        torch._foreach_lerp_(momenta, gradients, 1 - _MUON_MOMENTUM)
+        directions = torch._foreach_lerp(gradients, momenta, _MUON_MOMENTUM)
+        for parameter, direction in zip(parameters, directions, strict=True):
+            scale = 0.2 * learning_rate * math.sqrt(max(parameter.shape))
+            parameter.sub_(orthogonalize(direction.to(precision)), alpha=scale)
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates the parameters that have a gradient. `closure` must be None."""
-        assert closure is None
-        for part, group in zip(self._parts, self.param_groups, strict=True):
-            # One state serves both, so that state_dict and load_state_dict of this class hold everything.
-            part.state, part.param_groups = self.state, [group]
-            part.step()
+    return update
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """A matrix [K, X] with the same singular vectors, and singular values near 1: those above about 0.03 of the Frobenius norm are
+    between 0.4 and 1.2."""
+    a, b, c = _MUON_COEFFICIENTS
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.t() if is_tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(_MUON_ITERATIONS):
+        gram = x @ x.t()
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.t() if is_tall else x
 
 
 def build_optimizer(
     name: str,
     parameters: Sequence[Tensor],
     *,
+    matrices: Sequence[Tensor],
     learning_rate: float,
     rms_decay: float,
     epsilon: float,
     adam_betas: tuple[float, float],
-) -> torch.optim.Optimizer:
-    """The optimiser with that name in OPTIMIZERS. InputError if this version of torch lacks it."""
-    if name == "muon":
-        if not hasattr(torch.optim, "Muon"):
-            raise InputError(
-                f"learner.optimizer=muon needs torch 2.9 and this is torch {torch.__version__}: install a later torch, or use adam."
-            )
-        return MuonWithAdam(parameters, lr=learning_rate, betas=adam_betas, eps=epsilon)
-    if name == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True)
-    if name == "rmsprop_tf":
-        return RMSpropTF(parameters, lr=learning_rate, decay=rms_decay, eps=epsilon)
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True)
-
-
-def check_moments(moments: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer, name: str) -> None:
-    """Checks the saved state of an optimiser; `load_state_dict` accepts any, and torch would fail at the first step.
+    precision: torch.dtype,
+) -> RuleOptimizer:
+    """The optimiser with that name in OPTIMIZERS.
 
     Args:
-        moments: State of each parameter, by its index in the groups of `optimizer`.
-        name: Its name in OPTIMIZERS.
-
-    Raises:
-        ValueError: The state is of another optimiser or of other parameters.
+        parameters: All that are trained.
+        matrices: Those among them that `muon` orthogonalises. The others have Adam's rule.
+        learning_rate, rms_decay, epsilon, adam_betas: Constants of the rules.
+        precision: See `muon_rule`.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, saved in moments.items():
-        shape = parameters[index].shape if 0 <= index < len(parameters) else None
-        keys = _ADAM if name == "muon" and shape is not None and len(shape) != 2 else OPTIMIZERS[name]
-        if shape is None or set(saved) != set(keys):
-            raise ValueError(f"the optimiser's state of parameter {index} belongs to another optimiser")
-        if any(value.shape != (() if key == "step" else shape) for key, value in saved.items()):
-            raise ValueError(f"the optimiser's state of parameter {index} has another shape")
+    adam = adam_rule(adam_betas, epsilon)
+    if name == "muon":
+        chosen = {id(matrix) for matrix in matrices}
+        others = [parameter for parameter in parameters if id(parameter) not in chosen]
+        groups = [Group(matrices, muon_rule(precision), ("momentum_buffer",)), Group(others, adam, _ADAM)]
+    elif name == "rmsprop":
+        groups = [Group(parameters, rmsprop_rule(rms_decay, epsilon), ("step", "square_avg"))]
+    elif name == "rmsprop_tf":
+        groups = [Group(parameters, rmsprop_tf_rule(rms_decay, epsilon), ("square_avg",), first=1.0)]
+    else:
+        groups = [Group(parameters, adam, _ADAM)]
+    return RuleOptimizer(groups, learning_rate=learning_rate)
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """The Euclidean norm of all gradients, which are on one device, as of a single vector."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm

@@ -14,7 +14,7 @@ import torch
 from agents.fusion import Segments
 from agents.fusion.device_transfer import send
 from agents.learning.minibatches import Minibatch
-from agents.network.context import ContextEncoder, Contexts, distinct_rows
+from agents.network.context import ContextEncoder, Contexts, distinct_contexts
 from agents.trajectory import EPISODE_STATISTICS, Trajectory
 
 _HOST_KEYS = (*EPISODE_STATISTICS, "instruction", "reset")
@@ -86,7 +86,7 @@ class Prefetcher:
     def _send(self, batch: Trajectory, num_new: int | None) -> _Copy:
         """Starts the copy of one batch."""
         instruction = batch["instruction"].numpy() if "instruction" in batch else None
-        rows, index = distinct_rows(self._encoder.context_rows(batch["task"].numpy(), instruction))
+        rows, index = distinct_contexts(self._encoder.context_rows(batch["task"].numpy(), instruction))
         contexts = self._encoder.contexts_from_rows(rows)
         segments = Segments(torch.from_numpy(index), len(contexts.task))
         if self._device.type == "cpu":

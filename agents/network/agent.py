@@ -83,6 +83,12 @@ class AgentNetwork(nn.Module):
         """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
+    @property
+    def trunk_matrices(self) -> list[nn.Parameter]:
+        """Trainable matrices of torso and core, which are the same layers with every fusion."""
+        parameters = (*self.torso.parameters(), *self.core.parameters())
+        return [parameter for parameter in parameters if parameter.ndim == 2 and parameter.requires_grad]
+
     def condition(self, contexts: Contexts, samples: int | None = None) -> Modulations:
         """All computation that depends on the contexts alone, once per context. `samples` as in Fusion.condition."""
         z = self.context_encoder(contexts)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agents.fusion.padding import bucket_size
+from agents.network.distinct import distinct_rows
 
 
 class Contexts(NamedTuple):
@@ -138,7 +139,7 @@ class ContextEncoder(nn.Module):
         return Contexts(torch.from_numpy(task.astype(np.int64)), torch.from_numpy(tokens[:, :length].astype(np.int64)))
 
 
-def distinct_rows(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def distinct_contexts(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Distinct contexts of a batch, and the context of every step: rows [T, B, C] -> distinct [U, C] and index [T * B], time-major.
 
     `distinct[index]` is `rows` as [T * B, C]. Only the first row of each segment is searched for distinct rows.
@@ -148,8 +149,5 @@ def distinct_rows(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[n
     np.any(rows[1:] != rows[:-1], axis=2, out=starts[1:])
     # Segments are numbered column by column, so the number of a step's segment is a running count of the starts.
     segment = (np.cumsum(starts.T.reshape(-1)) - 1).reshape(batch, length).T
-    first = np.ascontiguousarray(rows.transpose(1, 0, 2)[starts.T])
-    # Each row as one opaque value, so that np.unique compares whole rows.
-    keys = first.view(np.dtype((np.void, first.dtype.itemsize * first.shape[1]))).reshape(-1)
-    _, chosen, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    return first[chosen], inverse.reshape(-1)[segment].reshape(-1)
+    distinct, number = distinct_rows(rows.transpose(1, 0, 2)[starts.T])
+    return distinct, number[segment].reshape(-1)

@@ -15,10 +15,11 @@ It keeps these rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -80,36 +81,18 @@ class LSTMCore(nn.Module):
 
     def _run_stretches(self, x: Tensor, reset: Tensor, state: Tensor) -> Tensor:
         """Outputs only. Padded rows run past their end, so their last state is undefined."""
-        length, batch = reset.shape
-        starts = reset.t().clone()
-        starts[:, 0] = True
-        column, start = starts.nonzero(as_tuple=True)
-        following = torch.cat([start[1:], start.new_zeros(1)])
-        sizes = torch.where(following > start, following, length) - start
-        flat = x.reshape(length * batch, -1)
-        # Round lengths up to a few buckets, so that oneDNN's kernels are reused (agents/fusion/padding.py).
-        unit = -(-length // _LENGTHS)
-        filled = (torch.div(sizes + unit - 1, unit, rounding_mode="floor") * unit).clamp(max=length)
-        outputs, samples = [], []
         # On a device a step takes as long for many rows as for few, so one group is cheapest.
-        on_cpu = x.device.type == "cpu"
-        for least, most in group_lengths(torch.bincount(filled).tolist()) if on_cpu else [(1, length)]:
-            rows = ((filled >= least) & (filled <= most)).nonzero().squeeze(1)
-            size, begin, owner = (_rounded(part[rows]) for part in (sizes, start, column))
-            size[len(rows) :] = 0
-            time = torch.arange(most, device=reset.device).unsqueeze(1)
-            # Sample number of every place [most, rows]. Padding repeats a sample of the row and is not read back.
-            sample = (begin + torch.minimum(time, (size - 1).clamp(min=0))) * batch + owner
-            place = (time < size).flatten().nonzero().squeeze(1)
-            samples.append(sample.flatten()[place])
-            layout = {"sample": sample.flatten(), "owner": owner, "first": (begin == 0).unsqueeze(1), "place": place}
-            layout = send(layout, x.device)
-            initial = torch.where(layout["first"], state[layout["owner"]], 0.0)
-            y, _ = self._run(flat.index_select(0, layout["sample"]).view(most, len(size), -1), initial)
-            outputs.append(y.reshape(-1, self.size).index_select(0, layout["place"]))
-        order = torch.empty(length * batch, dtype=torch.long, device=reset.device)
-        order[torch.cat(samples)] = torch.arange(length * batch, device=reset.device)
-        return torch.cat(outputs).index_select(0, send_one(order, x.device)).view(length, batch, -1)
+        layout = stretches(reset.cpu().numpy(), grouped=x.device.type == "cpu").on(x.device)
+        padded = _Rows.apply(x.flatten(0, 1), layout.sample, layout.place)  # type: ignore[no-untyped-call]
+        initial = torch.where(layout.first, state.index_select(0, layout.owner), 0.0).to(x.dtype)
+        places, rows = [steps * rows for steps, rows in layout.groups], [rows for _, rows in layout.groups]
+        outputs = []
+        for (steps, size), part, start in zip(layout.groups, padded.split(places), initial.split(rows), strict=True):
+            hidden, cell = (half.unsqueeze(0).contiguous() for half in start.chunk(2, dim=1))
+            outputs.append(self.lstm(part.view(steps, size, -1), (hidden, cell))[0].flatten(0, 1))
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        y = _Rows.apply(y, layout.place, layout.inverse)  # type: ignore[no-untyped-call]
+        return y.view(*reset.shape, -1)  # type: ignore[no-any-return]
 
     def _final_state(self, x: Tensor, reset: Tensor, state: Tensor) -> Tensor:
         """State after the last step, by a loop over steps: the learner, which runs long unrolls, does not need it."""
@@ -118,20 +101,89 @@ class LSTMCore(nn.Module):
         return state
 
 
+class _Rows(torch.autograd.Function):
+    """Rows x[index]. In the backward pass row n of x has the gradient of row inverse[n], or none if that is len(index).
+
+    So it gathers where autograd, which does not know that each row has at most one gradient, would add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return torch.cat([grad, grad.new_zeros(1, grad.shape[1])]).index_select(0, inverse), None, None
+
+
+class Stretches(NamedTuple):
+    """The stretches between resets of [T, B] samples, as padded rows in groups of equal length. N = T B samples, R rows, P places.
+
+    Attributes:
+        groups: Steps and rows of each group. Its places are [steps, rows], and the groups' places follow one another.
+        sample: int64 [P], the sample at each place. Padding repeats samples of its row.
+        inverse: int64 [P], the sample at each place. N marks padding.
+        place: int64 [N], the place of each sample.
+        owner, first: The column of each row, int64 [R], and whether it starts at the first step, bool [R, 1].
+    """
+
+    groups: list[tuple[int, int]]
+    sample: Tensor
+    inverse: Tensor
+    place: Tensor
+    owner: Tensor
+    first: Tensor
+
+    def on(self, device: torch.device) -> Stretches:
+        """The same on a device."""
+        tensors = {key: value for key, value in self._asdict().items() if key != "groups"}
+        return Stretches(self.groups, **send(tensors, device))
+
+
+def stretches(reset: NDArray[np.bool_], *, grouped: bool) -> Stretches:
+    """The stretches of reset [T, B]; a stretch also starts at the first step. Without `grouped` they are one group."""
+    length, batch = reset.shape
+    starts = reset.T.copy()
+    starts[:, 0] = True
+    column, start = starts.nonzero()
+    following = np.append(start[1:], 0)
+    sizes = np.where(following > start, following, length) - start
+    # Round lengths up to a few buckets, so that oneDNN's kernels are reused (agents/fusion/padding.py).
+    unit = -(-length // _LENGTHS)
+    filled = np.minimum(-(-sizes // unit) * unit, length)
+    place = np.empty(length * batch, np.int64)
+    groups, rows, samples, inverses, offset = [], [], [], [], 0
+    for least, most in group_lengths(np.bincount(filled)) if grouped else [(1, length)]:
+        own = np.flatnonzero((filled >= least) & (filled <= most))
+        padding = -len(own) % _ROWS
+        own = np.append(own, np.repeat(own[:1], padding))
+        size = sizes[own]
+        size[len(own) - padding :] = 0
+        time = np.arange(most)[:, None]
+        sample = ((start[own] + np.minimum(time, np.maximum(size - 1, 0))) * batch + column[own]).ravel()
+        used = (time < size).ravel()
+        place[sample[used]] = offset + np.flatnonzero(used)
+        samples.append(sample)
+        inverses.append(np.where(used, sample, len(place)))
+        groups.append((most, len(own)))
+        rows.append(own)
+        offset += len(sample)
+    row = np.concatenate(rows)
+    arrays = (np.concatenate(samples), np.concatenate(inverses), place, column[row], (start[row] == 0)[:, None])
+    return Stretches(groups, *(torch.from_numpy(array) for array in arrays))
+
+
 # Measured cost of a fused call on CPU, per call and per step, in units of one step of one row (forward and backward).
 _CALL_COST, _STEP_COST = 320, 12
-# Rows are padded to a multiple of this: 96 rows take half the time of 94.
-_ROWS = 32
+# Rows are padded to a multiple of this. With AMX 96 rows take half the time of 94. Without it only the padding costs.
+_ROWS = 32 if torch.cpu._is_amx_tile_supported() else 8
 # Number of bucket lengths of stretches.
 _LENGTHS = 4
 
 
-def _rounded(rows: Tensor) -> Tensor:
-    """`rows` [R], the first one repeated until R is a multiple of _ROWS."""
-    return torch.cat([rows, rows[:1].expand(-len(rows) % _ROWS)])
-
-
-def group_lengths(counts: Sequence[int]) -> list[tuple[int, int]]:
+def group_lengths(counts: Sequence[int] | NDArray[np.int64]) -> list[tuple[int, int]]:
     """Splits rows, counts[n] of length n, into groups by length, at the least total cost if each is padded to its longest row.
 
     Returns (shortest, longest) of each group, in increasing order. Every length that occurs is in one group.

@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from agents.fusion.padding import bucket_size
+from agents.network.distinct import distinct_rows
 from agents.network.initialization import RELU_GAIN, keep_variance
 from envs.spec import EnvSpec
 from system.errors import InputError, unknown_name
@@ -68,7 +68,6 @@ class GridTorso(nn.Module):
         rows = [np.eye(count, dtype=np.float32)[codes] for count, codes in zip(symbol_counts, cells, strict=True)]
         self.register_buffer("one_hot", torch.from_numpy(np.concatenate(rows, axis=1)), persistent=False)
         self.symbol_counts = tuple(symbol_counts)
-        self._keys = np.random.default_rng(0).integers(1 << 62, size=height * width, dtype=np.int64)
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 2) for a, b in pairwise([sum(symbol_counts), *channels]))
         self.map_shape = channels[-1], height - len(channels), width - len(channels)
         self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
@@ -78,11 +77,11 @@ class GridTorso(nn.Module):
             keep_variance(layer, RELU_GAIN * (1.0 if number else _ONE_HOT_GAIN))
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
-        cell = self._cells(observation["image"])
+        image, sample = observation["image"], None
         # Not while acting: slots rarely see the same image at the same step (160 of 192 images are distinct).
-        search = cell.device.type == "cpu" and torch.is_grad_enabled()
-        distinct, sample = _distinct(cell, self._keys) if search else (cell, None)
-        x = self._convolve(distinct)
+        if image.device.type == "cpu" and torch.is_grad_enabled():
+            image, sample = _distinct(image)
+        x = self._convolve(self._cells(image))
         if sample is None or (fuse is None and "vector" not in observation):
             y = _features(self.linear, x, observation, fuse)
             return y if sample is None else y.index_select(0, sample)
@@ -232,19 +231,14 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
     return {"shallow": ShallowTorso, "deep": DeepTorso}[name](shape, vector_size, size=size)
 
 
-def _distinct(cell: Tensor, keys: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
-    """The distinct images and the index of each sample among them. The distinct ones are padded to a bucket size with copies of the first.
+def _distinct(image: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct images, padded to a bucket size with copies of the first, and the index of each sample among them.
 
-    cell int32 [N, H, W], keys int64 [H * W] -> [U, H, W], int64 [N]. Returns all images and None if two different images have the same
-    hash.
+    image [N, H, W, C] -> [U, H, W, C], int64 [N].
     """
-    flat = cell.flatten(1).numpy()
-    # One hash per image: sorting numbers takes a tenth of the time of sorting rows.
-    _, first, sample = np.unique(flat @ keys, return_index=True, return_inverse=True)
-    if (flat[first][sample] != flat).any():
-        return cell, None
-    first = np.concatenate([first, np.repeat(first[:1], bucket_size(len(first)) - len(first))])
-    return cell.index_select(0, torch.from_numpy(first)), torch.from_numpy(sample)
+    distinct, sample = distinct_rows(image.numpy())
+    padding = np.broadcast_to(distinct[:1], (bucket_size(len(distinct)) - len(distinct), *distinct.shape[1:]))
+    return torch.from_numpy(np.concatenate([distinct, padding])), torch.from_numpy(sample)
 
 
 def _convolve_pixels(convolution: nn.Conv2d, image: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def describe(
     """The rows of the banner: the properties of the run, by name."""
     network, run, shard = learner.network, plan.run, plan.shard
     engine = f" on {env.engine}" if env.engine else ""
-    precision = "bf16 (weights, losses and optimiser fp32)" if learner.autocast else "fp32"
+    precision = "bf16 (weights, losses and optimiser fp32)" if learner.objective.autocast else "fp32"
     runtime, num_learners = config.runtime, config.learner.num_processes
     rows = {
         "suite": f"{env.suite}{engine}, {len(env.tasks)} tasks: {', '.join(env.tasks)}",
@@ -108,6 +108,6 @@ def collect_facts(config: TrainConfig, env: EnvSpec, plan: Plan, learner: Learne
         checkpoint_seconds=config.checkpoint_seconds,
         log_seconds=config.log_seconds,
         better_inference="" if plan.choose_inference(config.runtime, parameters) == automatic else automatic,
-        can_use_bf16=learner.autocast is None and machine.has_bf16(learner.device),
+        can_use_bf16=learner.objective.autocast is None and machine.has_bf16(learner.device),
         faster_engine="envpool" if env.engine == "minigrid" else "",
     )

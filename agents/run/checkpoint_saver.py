@@ -17,9 +17,10 @@ from agents.storage.checkpoint import (
     remove_checkpoints,
     save_checkpoint,
 )
+from system.errors import RunError
 
 
-class SaveError(RuntimeError):
+class SaveError(RunError):
     """The run has ended and its last state or result could not be written."""
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, and the configuration with which a run is resumed."""
+"""The content of a run folder: its files, and the configuration with which a run is resumed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agents.cli.terminal import warn
-from agents.learning.learner import NonFiniteError
-from agents.learning.nonfinite import for_json
+from agents.learning.nonfinite import NonFiniteError, for_json
+from agents.run.layout import CONFIG, DIAGNOSIS, PROVENANCE, RESULT, VOCABULARY, check_free
 from agents.run.metrics import Statistics
 from agents.run.provenance import provenance
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact
@@ -21,14 +21,6 @@ from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import read_json, write_json
 from system.nested import leaf_at
-
-AGENT, CONFIG, DIAGNOSIS = "agent.json", "config.yaml", "diagnosis.json"
-RESULT, PROVENANCE, VOCABULARY = "result.json", "provenance.json", "vocabulary.json"
-
-
-def default_run(config: TrainConfig) -> str:
-    """Default name of the run folder. It depends on the configuration, not on the time, so that a repeated run is noticed."""
-    return f"runs/{config.env.name}-{config.fusion.name}-{config.context.name}-seed{config.seed}"
 
 
 def resumed_config(
@@ -105,17 +97,6 @@ def is_finished(config: TrainConfig) -> bool:
     if not written.get("finished") or written.get("updates") != updates:
         return False
     return frames >= config.total_frames or 0 < config.stop_at_success <= statistics.success()
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether the folder holds a run."""
-    return (folder / CONFIG).exists()
-
-
-def check_free(folder: Path, *, resume: bool) -> None:
-    """Raises InputError if the folder holds a run and `resume` is off."""
-    if holds_run(folder) and not resume:
-        raise InputError(f"run={folder} already holds a run: add resume=true to continue it, or give another run=.")
 
 
 def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agents.cli.terminal import warn
-from system.errors import InputError
+from system.errors import InputError, RunError
 from system.files import check_links, open_ordinary
 
 LOCK = "lock"
@@ -24,7 +24,7 @@ _LOCKS: dict[str, FolderLock] = {}
 """Locks that this process holds, by folder."""
 
 
-class MovedError(RuntimeError):
+class MovedError(RunError):
     """The folder was deleted or renamed while this process wrote to it."""
 
 

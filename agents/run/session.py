@@ -16,9 +16,9 @@ from agents.distributed.follower import initial_message
 from agents.distributed.leader import DataParallelGroup
 from agents.distributed.process_group import LEADER, LearnerError, shard
 from agents.learning.inner_loop import Update
-from agents.learning.learner import NonFiniteError
+from agents.learning.nonfinite import NonFiniteError
 from agents.network.flops import multiply_adds
-from agents.run import banner, folder
+from agents.run import banner, folder, layout
 from agents.run.bottleneck import Bottleneck, find_bottleneck
 from agents.run.checkpoint_saver import Saver
 from agents.run.lock import FolderLock, MovedError, sole_writer
@@ -27,7 +27,6 @@ from agents.run.progress import Display
 from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
 from agents.runtime.base import ActorError, Batch, StreamPositions
-from agents.runtime.processes.fork_server import refuse_in_import_of_main, start_fork_server
 from agents.runtime.processes.process import configure_process, memory_row
 from agents.runtime.restarts import Faults, record_faults
 from agents.setup import builder
@@ -49,7 +48,6 @@ def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Ite
     The run pauses at `pause_at` frames; 0 = never. Raises InputError if it cannot start here. If one of the errors that are named below
     ends the body, the run is saved, and a note of the error states whether that worked.
     """
-    refuse_in_import_of_main()
     with sole_writer(Path(config.run)) as lock, contextlib.ExitStack() as stack:
         session = Session(config, env, lock, stack, pause_at=pause_at)
         try:
@@ -92,10 +90,6 @@ class Session:
             restored = restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
         check_fits(config, env, network)
         self.folder = folder.create_run_folder(config, env)
-        if config.runtime.name == "local":
-            start_fork_server()
-        # The fork server imports for seconds in the background. This count does so too, so make it meanwhile.
-        cost = multiply_adds(network, env)
         # Only now: a refusal of the configuration comes without a progress bar.
         self._display = display = stack.enter_context(Display(config.total_frames, enabled=config.display))
         self._clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
@@ -122,12 +116,14 @@ class Session:
             say=display.say,
         )
         self.runtime = self.group.wrap_runtime(own_runtime, positions, self._faults)
+        # Not before the actors start, because it takes 0.1 s.
+        cost = multiply_adds(network, env)
         self._saver = Saver(
             self.folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
         )
         with self._saver.tolerate_failure("agent.json"):
             agent = {"parameters": network.num_parameters, "multiply_adds": cost._asdict()}
-            write_json(self.folder / folder.AGENT, agent)
+            write_json(self.folder / layout.AGENT, agent)
         display.banner(f"mimpala: training in {self.folder}", banner.describe(config, env, plan, learner, cost))
         self._log = MetricsLog(self.folder, updates)
         self.replay = builder.build_replay(config, env, network, plan, updates)
@@ -222,7 +218,7 @@ class Session:
         self.close()
         result = self._result()
         with self._saver.tolerate_failure("result.json"):
-            write_json(self.folder / folder.RESULT, result)
+            write_json(self.folder / layout.RESULT, result)
         self._display.finish(run_arguments(self.config.run, self.config.env), result)
         self._saver.raise_if_unsaved(self.learner.counters.updates)
         # A signal after the last update still returns 130, so that callers do not start the evaluation.

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from agents.acting.actor import ActingPolicy, Actor
-from agents.acting.policy import Policy
-from agents.network.actions import ActionDistribution
-from agents.network.agent import AgentNetwork
-from agents.trajectory import Trajectory
 from envs.spec import ArraySpec
+from system.errors import RunError
+
+if TYPE_CHECKING:
+    # They import torch, which the start of the fork server does not wait for.
+    from agents.acting.actor import ActingPolicy, Actor
+    from agents.acting.policy import Policy
+    from agents.network.actions import ActionDistribution
+    from agents.network.agent import AgentNetwork
+    from agents.trajectory import Trajectory
 
 
 @dataclass(slots=True)
@@ -155,5 +159,5 @@ class Runtime(Protocol):
         """Ends all actors. May be called twice."""
 
 
-class ActorError(RuntimeError):
+class ActorError(RunError):
     """Actors or their server failed, and restarts do not help. The message holds the traceback or exit code of the last failure."""

@@ -14,6 +14,7 @@ from agents.fusion import FUSIONS, OPTIONS, TORSO
 from agents.fusion.base import Fusion
 from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.learning.learner import Learner
+from agents.learning.objective import Objective
 from agents.learning.replay import Replay
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
@@ -108,25 +109,14 @@ def build_learner(
         reduce: Sums a tensor over all learners (agents/learning/learner.py); None for a single learner.
     """
     learner, plan = config.learner, plan or make_plan(config, env)
-    return Learner(
+    objective = Objective(
         network,
         len(env.tasks),
-        total_steps=max(1, config.total_frames // env.action_repeat),
-        optimizer=learner.optimizer,
-        learning_rate=learner.learning_rate,
-        anneal=learner.anneal,
-        rms_decay=learner.rms_decay,
-        epsilon=learner.epsilon,
-        adam_betas=(learner.adam_betas[0], learner.adam_betas[1]),
-        max_gradient_norm=learner.max_gradient_norm,
         discounting=learner.discounting,
         loss=learner.loss,
         clip_ratio=learner.clip_ratio,
-        kl_bound=learner.kl_bound,
         normalize_advantage=learner.normalize_advantage,
         baseline_cost=learner.baseline_cost,
-        entropy_cost=learner.entropy_cost,
-        entropy_final=learner.entropy_cost if learner.entropy_final < 0 else learner.entropy_final,
         reward_transform=learner.reward_transform,
         reward_clip=learner.reward_clip,
         reduction=learner.reduction,
@@ -138,9 +128,24 @@ def build_learner(
         clip_pg_rho=learner.clip_pg_rho,
         lambda_=learner.lambda_,
         pg_bootstrap=learner.pg_bootstrap,
-        max_refused=learner.max_refused,
         autocast=autocast_dtype(config, next(network.parameters()).device),
         compile=plan.compile,
+        reduce=reduce,
+    )
+    return Learner(
+        objective,
+        total_steps=max(1, config.total_frames // env.action_repeat),
+        optimizer=learner.optimizer,
+        learning_rate=learner.learning_rate,
+        anneal=learner.anneal,
+        rms_decay=learner.rms_decay,
+        epsilon=learner.epsilon,
+        adam_betas=(learner.adam_betas[0], learner.adam_betas[1]),
+        max_gradient_norm=learner.max_gradient_norm,
+        kl_bound=learner.kl_bound,
+        entropy_cost=learner.entropy_cost,
+        entropy_final=learner.entropy_cost if learner.entropy_final < 0 else learner.entropy_final,
+        max_refused=learner.max_refused,
         staging=plan.staging,
         reduce=reduce,
     )
@@ -183,7 +188,9 @@ class ActorFactory:
         device = next(network.parameters()).device
         # Decided here, because the nodes of a cluster may have other processors than the learner.
         autocast = autocast_dtype(self.config, device)
-        return Policy(network, slots, autocast=autocast, graphs=self.plan.cuda_graphs)
+        # `serial` is exact after a resume, and a resumed run has no earlier unrolls to remember.
+        remember = self.config.runtime.name != "serial"
+        return Policy(network, slots, autocast=autocast, graphs=self.plan.cuda_graphs, remember=remember)
 
     def policy_of_server(self, slots: int) -> Policy:
         """The policy of an inference server, with a new network (PoolConfig.make_policy)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from agents.storage.checksum import checksum_fits, seal
 from agents.storage.torch_zip import DamagedCheckpointError, checked_archive
@@ -42,7 +43,7 @@ def read_tensors(path: Path) -> tuple[Any, bool]:
         raise DamagedCheckpointError(path, "is damaged (its checksum is another)")
     archive = checked_archive(path)
     try:
-        content = plain_copy(torch.load(archive, map_location="cpu", weights_only=True), tensors=True)
+        content = plain_copy(torch.load(archive, map_location="cpu", weights_only=True), also={Tensor: plain_tensor})
     except PlainDataError as error:
         raise crafted_error(path, error) from error
     except pickle.UnpicklingError as error:
@@ -57,6 +58,16 @@ def read_tensors(path: Path) -> tuple[Any, bool]:
             f"checkpoint {path} is whole but cannot be read here ({type(error).__name__}): use the versions that wrote it."
         ) from error
     return content, fits is not None
+
+
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """A dense tensor that shares its memory and nothing else. Raises PlainDataError for a tensor of a kind that no run saves."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
+        raise PlainDataError("a tensor of a kind that no run saves")
+    # With a stride of 0 a tensor repeats one element many times.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise PlainDataError("a tensor with more elements than it has memory")
+    return tensor.detach()
 
 
 def crafted_error(path: Path, error: PlainDataError) -> DamagedCheckpointError:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agents.run.folder import AGENT, CONFIG, PROVENANCE, RESULT
+from agents.run.layout import AGENT, CONFIG, PROVENANCE, RESULT
 from conf.loading import compose_train, save_train
 from conf.schema import TrainConfig
 

@@ -14,7 +14,7 @@ from run_folders import TASKS, write_run
 
 import ablate
 from ablation.load import reference_scores
-from agents.run.folder import CONFIG
+from agents.run.layout import CONFIG
 from conf.loading import compose_train, save_train
 from envs.suites import SUITES, make_spec
 

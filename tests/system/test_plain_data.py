@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.storage.tensor_file import plain_tensor
 from system import plain_data
 from system.plain_data import COUNT, FINITE, PlainDataError, check_form, plain_copy
 
@@ -90,12 +91,12 @@ def test_other_types_are_refused(data: Any, told: str) -> None:
 )
 def test_tensors_that_no_run_saves_are_refused(tensor: torch.Tensor) -> None:
     with pytest.raises(PlainDataError):
-        plain_copy([tensor], tensors=True)
+        plain_copy([tensor], also={torch.Tensor: plain_tensor})
 
 
 def test_tensors_share_their_memory_and_nothing_else() -> None:
     tensor = torch.arange(6.0, requires_grad=True)
-    copy = plain_copy({"x": tensor}, tensors=True)["x"]
+    copy = plain_copy({"x": tensor}, also={torch.Tensor: plain_tensor})["x"]
     assert copy.data_ptr() == tensor.data_ptr() and not copy.requires_grad
 
 

@@ -21,6 +21,7 @@ from agents.runtime.processes.inference_server import InferenceServerError, Remo
 from agents.runtime.processes.process import kill_with_descendants
 from agents.trajectory import concatenate
 from envs.faults import Fault
+from system.imports import without_collection
 
 _START_SECONDS = 300.0
 """Time that an actor may take to start, even if `hang_seconds` is shorter."""
@@ -250,7 +251,9 @@ def _run_actor(
     # For a user who asks an actor where it is; shown with the actor's end.
     faulthandler.register(signal.SIGUSR1, stacks.descriptor)
     try:
-        actor = config.make_actor(index, positions, None, policy)
+        with without_collection():
+            # Imports the engine.
+            actor = config.make_actor(index, positions, None, policy)
         actor.attach_heartbeat(Heartbeat(memory.heartbeats[member]))
         connection.send(Started(actor.env.spec_of_suite.tasks))
         version = -1

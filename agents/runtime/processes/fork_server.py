@@ -8,7 +8,9 @@ import contextlib
 import math
 import multiprocessing
 import os
+import resource
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -17,6 +19,7 @@ from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -32,7 +35,7 @@ from agents.runtime.processes.process import (
 )
 from envs.faults import signal_name
 from system import descendants
-from system.errors import ErrorReport, InputError
+from system.errors import ErrorReport
 from system.python_paths import SAFE_PATH_OF_FORK_SERVER, child_environment
 
 _PATIENCE = 10.0
@@ -40,9 +43,6 @@ _PATIENCE = 10.0
 
 ENDING_SECONDS = 5.0
 """Time after which the end of a process that was killed, or whose pipe has ended, is no longer waited for."""
-
-_UNGUARDED = 78
-"""Exit code of `refuse_in_import_of_main`."""
 
 _LOOKS, _LOOK_SECONDS = 20, 0.5
 """A fork server is killed if it is found stopped at so many consecutive looks; seconds between two looks."""
@@ -92,22 +92,30 @@ def _own_packages_first() -> Iterator[None]:
 def start_child(
     name: str, main: Callable[..., None], *arguments: Any, threads: int
 ) -> tuple[ForkServerProcess, Connection]:
-    """Starts a process that runs `main(connection, *arguments)` with so many compute threads. Returns it and our end of the connection.
+    """Starts a process that runs `main(connection, *arguments)` with so many compute threads and this process's limit of open files.
+    Returns it and our end of the connection.
 
     If `main` raises, the last message of the process is an ErrorReport.
     """
     context = fork_server_context()
     connection, theirs = context.Pipe()
-    process = context.Process(target=_run_child, args=(main, threads, theirs, *arguments), name=name, daemon=True)
+    # The limit may have been raised (machine.allow_open_files) since the fork server started.
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    process = context.Process(
+        target=_run_child, args=(main, threads, open_files, theirs, *arguments), name=name, daemon=True
+    )
     start_process(process)
     # If this process kept its copy open, the connection would not end with the child.
     theirs.close()
     return process, connection
 
 
-def _run_child(main: Callable[..., None], threads: int, connection: Connection, *arguments: Any) -> None:
+def _run_child(
+    main: Callable[..., None], threads: int, open_files: tuple[int, int], connection: Connection, *arguments: Any
+) -> None:
     end_with_the_parent()
     descendants.own()
+    resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
     leave_signals_to_the_learner(patience=SAVING_SECONDS)
     configure_process(threads)
     try:
@@ -127,7 +135,7 @@ def start_process(process: ForkServerProcess) -> None:
     while True:
         try:
             start_fork_server()
-            with _killed_if_stopped():
+            with _killed_if_stopped(), hidden_main_module():
                 process.start()
             return
         except (EOFError, OSError) as error:
@@ -138,6 +146,20 @@ def start_process(process: ForkServerProcess) -> None:
             if not killed or time.monotonic() > until:
                 raise ActorError(f"{process.name} cannot be started: {str(error) or 'its fork server ends'}") from error
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def hidden_main_module() -> Iterator[None]:
+    """Keeps a process that starts inside the block from importing the main module of the program, which takes 0.3 s and is not used.
+
+    A script without a main guard would begin its run again.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager
@@ -196,33 +218,10 @@ def kill(process: BaseProcess) -> None:
         process.join(ENDING_SECONDS)
 
 
-def refuse_in_import_of_main() -> None:
-    """Ends this process if it imports the main module of the program that has started it, as processes of multiprocessing do.
-
-    A main module without a guard would begin the run again, in each of its actors. The program reports it (`raise_if_unguarded`).
-    """
-    # multiprocessing has no public name for it.
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        os._exit(_UNGUARDED)
-
-
-def raise_if_unguarded(code: int | None) -> None:
-    """Raises InputError if a child process has ended by `refuse_in_import_of_main`. `code` is its exit code."""
-    if code == _UNGUARDED:
-        raise InputError(
-            "the program's main module begins a run whenever it is imported, and actor processes import it: put the call under "
-            "`if __name__ == '__main__':`, or call mimpala.train."
-        )
-
-
 def ending(process: BaseProcess) -> tuple[str, str]:
-    """Cause (envs.faults.CAUSES) and description of the end of a process whose pipe has ended.
-
-    Raises InputError as `raise_if_unguarded`.
-    """
+    """Cause (envs.faults.CAUSES) and description of the end of a process whose pipe has ended."""
     process.join(ENDING_SECONDS)
     code = process.exitcode
-    raise_if_unguarded(code)
     if code is None:
         return "exited", "it closed its pipe and was still running"
     return ("killed", signal_name(-code)) if code < 0 else ("exited", f"exit code {code}")

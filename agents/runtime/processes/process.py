@@ -12,7 +12,6 @@ from multiprocessing import resource_tracker
 from types import FrameType
 
 import psutil
-import torch
 
 from agents.cli.signals import SIGNALS, ignore_signals
 from system.memory import resident_memory
@@ -83,6 +82,9 @@ def configure_process(threads: int) -> None:
     By default glibc maps and unmaps every large activation, and the page faults cost more than the convolutions: training is about twice
     as fast with this setting. Other C libraries are left alone.
     """
+    # Imported here, because the fork server starts before torch is imported.
+    import torch
+
     torch.set_num_threads(threads)
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -26,7 +26,7 @@ from agents.runtime.base import ActorError, PoolConfig, StreamPositions
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.actor_process import Unroll
 from agents.runtime.processes.process import configure_process
-from agents.runtime.ray_groups.connection import hide_main_module, node_id
+from agents.runtime.ray_groups.connection import node_id
 from agents.runtime.restarts import Faults
 from system.descendants import supervise
 from system.errors import ErrorReport
@@ -86,7 +86,6 @@ class ActorGroup:
         # Ray's worker is no descendant of the learner, and may end before its actors.
         supervise()
         configure_process(1)
-        hide_main_module()
         self._weights = make_parameters(shapes)
         vector_to_parameters(torch.tensor(flat), self._weights.parameters())
         self._version = version

@@ -109,10 +109,3 @@ def node_id() -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
-
-
-def hide_main_module() -> None:
-    """Keeps the processes that multiprocessing starts from a Ray worker from importing Ray's main module, which takes a second."""
-    main: Any = sys.modules["__main__"]
-    main.__spec__ = None
-    main.__dict__.pop("__file__", None)

@@ -24,7 +24,7 @@ spec = importlib.util.spec_from_file_location("entry_points", {str(ROOT / "ablat
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 sys.path.append(str(module.ROOT))
-assert module.load_entry_point("train").FAILURES
+assert module.load_entry_point("train").train
 import train
 assert train.__file__ == str(module.ROOT / "train.py")
 """

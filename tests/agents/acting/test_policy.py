@@ -81,6 +81,33 @@ def test_conditions_only_on_new_contexts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls == [3, 1], "a context that came back was conditioned on again"
 
 
+@pytest.mark.parametrize(("remember", "later"), [(True, [4]), (False, [2, 1])])
+def test_contexts_are_remembered_over_a_change_of_weights(
+    monkeypatch: pytest.MonkeyPatch, remember: bool, later: list[int]
+) -> None:
+    network = make()
+    policy = Policy(network, SLOTS, remember=remember)
+    (inputs,) = inputs_at(network)
+    inputs["task"][:], inputs["instruction"][:] = 0, torch.tensor([2, 3, 0, 0])
+    for word in (1, 3):
+        inputs["instruction"][0, 0] = word
+        policy.act(inputs)
+    inputs["instruction"][0, 0], inputs["task"][1] = 1, 1
+    policy.act(inputs)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    policy.weights_changed()
+    calls = count_conditioned(network, monkeypatch)
+    for task in (0, 1):
+        inputs["task"][1] = task
+        expected = fresh_step(network, policy, inputs)
+        del calls[-1]
+        policy.seed(SEED)
+        torch.testing.assert_close(policy.act(inputs)[1], expected[1], rtol=1e-4, atol=1e-5)
+    assert calls == later
+
+
 def test_weights_changed_clears_the_cache() -> None:
     network = make(sites=("policy",))
     policy = Policy(network, SLOTS)

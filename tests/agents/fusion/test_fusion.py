@@ -212,6 +212,19 @@ def test_a_context_with_most_of_the_samples_does_not_widen_all_rows() -> None:
     assert grid.width == 20 and len(grid.owner) == bucket_size(99 + 46)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("samples", "gathers"), [(7, True), (8, False)])
+def test_acting_gathers_a_weight_matrix_for_each_sample_where_contexts_hardly_repeat(
+    samples: int, gathers: bool
+) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(samples, 3), torch.randn(4, 2, 3)
+    segments = Segments(torch.arange(samples) % 4, 4)
+    with torch.inference_mode():
+        y = grouped_linear(x, weight, segments)
+    torch.testing.assert_close(y, torch.einsum("nkx,nx->nk", weight[segments.index], x))
+    assert ("grid" in vars(segments)) != gathers
+
+
 def test_the_grouped_product_accepts_a_gradient_that_is_not_contiguous() -> None:
     index = torch.tensor([1, 0, 1, 1])
     x, weight = draw(4, 3).requires_grad_(), draw(2, 2, 3).requires_grad_()

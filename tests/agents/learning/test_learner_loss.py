@@ -40,7 +40,7 @@ def expected_losses(
     """
     logits, normalised = outputs_step_by_step(learner, batch)
     task = batch["task"].numpy()
-    scale, shift = sigma(learner.popart).numpy()[task], learner.popart.mu.numpy()[task]
+    scale, shift = sigma(learner.objective.popart).numpy()[task], learner.objective.popart.mu.numpy()[task]
     values = scale * normalised + shift
     log_policy = (
         logits
@@ -104,7 +104,7 @@ def test_the_loss_is_the_formula(fusion: str, reduction: str, normalize: str | N
         entropy_cost=0.03,
         baseline_cost=0.4,
     )
-    learner.popart = PopArt(torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.5, 5.0, 4.5]))
+    learner.objective.popart = PopArt(torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.5, 5.0, 4.5]))
     batch = make_batch(learner)
     expected = expected_losses(learner, batch, {"reward_clip": 0.7, "discounting": 0.9}, normalize)
     means = set(expected) if reduction == "mean" else {"loss/kl", "loss/clipped"}
@@ -123,18 +123,18 @@ def test_popart_changes_moments_and_no_value() -> None:
 
     def values() -> np.ndarray:
         _, normalised = outputs_step_by_step(learner, batch)
-        return sigma(learner.popart).numpy()[task] * normalised + learner.popart.mu.numpy()[task]
+        return sigma(learner.objective.popart).numpy()[task] * normalised + learner.objective.popart.mu.numpy()[task]
 
-    before, mu = values(), learner.popart.mu
+    before, mu = values(), learner.objective.popart.mu
     learner.step(batch)
     present = torch.from_numpy(np.bincount(task[0], minlength=3) > 0)
-    assert torch.equal(learner.popart.mu != mu, present)
+    assert torch.equal(learner.objective.popart.mu != mu, present)
     np.testing.assert_allclose(values(), before, rtol=1e-4, atol=1e-5)
 
 
 def test_without_popart_nothing_is_normalised() -> None:
     learner = make_learner(popart=False)
-    before = learner.popart
+    before = learner.objective.popart
     learner.step(make_batch(learner))
-    assert torch.equal(learner.popart.mu, before.mu) and torch.equal(learner.popart.nu, before.nu)
+    assert torch.equal(learner.objective.popart.mu, before.mu) and torch.equal(learner.objective.popart.nu, before.nu)
     assert learner.network.value_head.num_outputs == 1

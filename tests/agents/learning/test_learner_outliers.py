@@ -9,7 +9,8 @@ import pytest
 import torch
 from small_learners import B, everything, flat, make_batch, make_learner
 
-from agents.learning.learner import Learner, NonFiniteError
+from agents.learning.learner import Learner
+from agents.learning.nonfinite import NonFiniteError
 from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.popart import SURGE_MEMORY, sigma
 from agents.learning.rewards import transform_rewards
@@ -28,7 +29,7 @@ def large(batch: Trajectory, column: int, size: float = 1e4) -> Trajectory:
 
 
 def moments(learner: Learner) -> list[float]:
-    return [*learner.popart.mu.tolist(), *learner.popart.nu.tolist()]
+    return [*learner.objective.popart.mu.tolist(), *learner.objective.popart.nu.tolist()]
 
 
 @pytest.mark.parametrize("step_size", [3e-4, 0.01])
@@ -37,25 +38,27 @@ def test_one_large_reward_does_not_move_the_moments_of_its_task(step_size: float
     learner = make_learner(reward_clip=0.0, popart_step_size=step_size)
     usual, other = make_batch(learner, 1), make_batch(learner, 2)
     hit = large(usual, B - 1)
-    before = learner.popart
+    before = learner.objective.popart
     learner.step(hit)
     for num_new in (0, 0):
         assert learner.surges[1] > 10 and learner.surges[0] == learner.surges[2] == 0
-        assert learner.popart.mu[1] == before.mu[1] and learner.popart.nu[1] == before.nu[1]
-        assert learner.popart.mu[0] != before.mu[0]
+        assert learner.objective.popart.mu[1] == before.mu[1] and learner.objective.popart.nu[1] == before.nu[1]
+        assert learner.objective.popart.mu[0] != before.mu[0]
         learner.step(hit, num_new=num_new)
-    assert learner.popart.updates_since_surge[1] == 0
+    assert learner.objective.popart.updates_since_surge[1] == 0
     # The column returns from the replay, beside new columns.
     learner.step(other)
-    before = learner.popart
+    before = learner.objective.popart
     assert before.updates_since_surge[1] == 1
     learner.step(hit, num_new=B - 1)
     assert (
-        learner.surges[1] > 10 and learner.popart.nu[1] == before.nu[1] and learner.popart.updates_since_surge[1] == 2
+        learner.surges[1] > 10
+        and learner.objective.popart.nu[1] == before.nu[1]
+        and learner.objective.popart.updates_since_surge[1] == 2
     )
     # A second large reward moves the moments.
     learner.step(large(other, 0))
-    assert learner.popart.updates_since_surge[1] == 0 and learner.popart.nu[1] > before.nu[1]
+    assert learner.objective.popart.updates_since_surge[1] == 0 and learner.objective.popart.nu[1] > before.nu[1]
 
 
 def test_repeated_large_rewards_move_sigma_from_their_second_batch_on() -> None:
@@ -65,7 +68,7 @@ def test_repeated_large_rewards_move_sigma_from_their_second_batch_on() -> None:
         batch = make_batch(learner, seed)
         batch["reward"] *= 1e4
         learner.step(batch)
-        deviations.append(sigma(learner.popart).max().item())
+        deviations.append(sigma(learner.objective.popart).max().item())
     assert deviations[0] == 1 and deviations[1] == pytest.approx(2**0.5, rel=0.01) and deviations[-1] > 300
 
 
@@ -83,7 +86,7 @@ def test_checkpoints_hold_the_last_surge_and_old_ones_load_without_it() -> None:
     assert learner.counters.refused == 1 and everything(learner) == before
     del state["popart"]["calm"]
     other.load_state_dict(state)
-    assert other.popart.updates_since_surge.tolist() == [SURGE_MEMORY] * 3
+    assert other.objective.popart.updates_since_surge.tolist() == [SURGE_MEMORY] * 3
 
 
 # Not finite

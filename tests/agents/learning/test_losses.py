@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.learning import losses
-from agents.learning.advantages import normalize_advantages
+from agents.learning.losses import normalize_advantages
 from agents.learning.popart import target_sums
 
 T, B = 4, 3

@@ -14,7 +14,8 @@ from processors import needs_bf16_lstm
 from saved_agents import CONDITIONAL, SMALL
 
 import train
-from agents.learning.learner import Learner, NonFiniteError
+from agents.learning.learner import Learner
+from agents.learning.nonfinite import NonFiniteError
 from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.prefetch import Staged
 from agents.setup.builder import build_learner
@@ -48,7 +49,7 @@ def test_the_learner_stays_finite_for_rewards_of_any_size(
     learner = make_learner(
         optimizer=optimizer, loss=loss[0], normalize_advantage=loss[1], popart_warm=True, reward_transform="none"
     )
-    learner.autocast = autocast
+    learner.objective.autocast = autocast
     for _ in range(2):
         learner.step(make_batch(learner, 10.0**power))
         learner.check_finite()
@@ -79,7 +80,7 @@ def test_the_error_names_the_tensor_that_is_not_finite(where: str) -> None:
         weight.detach().view(-1)[0] = math.nan
     elif where == "moment of PopArt":
         name = "popart.nu"
-        learner.popart.nu[1] = math.inf
+        learner.objective.popart.nu[1] = math.inf
     else:
         key, moment = next((k, v) for k, v in learner.optimizer.state[weight].items() if v.numel() > 1)
         name = f"optimizer.{key} of {name}"

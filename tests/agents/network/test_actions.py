@@ -28,7 +28,7 @@ from agents.network.actions import (
     TanhGaussian,
     action_distribution,
 )
-from agents.network.context import distinct_rows
+from agents.network.context import distinct_contexts
 from agents.network.heads import ActionMask
 from agents.setup.builder import build_learner
 from agents.trajectory import OBSERVED, Trajectory
@@ -273,7 +273,7 @@ def log_rhos(learner: Learner, batch: Trajectory) -> Tensor:
     """As the learner computes them: over the whole unroll at once."""
     network = learner.network
     rows = network.context_encoder.context_rows(batch["task"].numpy(), batch["instruction"].numpy())
-    distinct, index = distinct_rows(rows)
+    distinct, index = distinct_contexts(rows)
     contexts = network.context_encoder.contexts_from_rows(distinct)
     segments = Segments(torch.from_numpy(index), len(contexts.task))
     output = network.unroll(batch, batch["core_state"], network.condition(contexts), segments)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.network.context import ContextEncoder, Contexts, distinct_rows
+from agents.network.context import ContextEncoder, Contexts, distinct_contexts
 from conf.names import CONTEXTS
 
 TASKS, WORDS, LENGTH = 3, 9, 5
@@ -25,7 +25,7 @@ def encoder(kind: str, **options: object) -> ContextEncoder:
     change=st.sampled_from([0.0, 0.2, 1.0]),
     values=st.sampled_from([1, 2, 100_000]),
 )
-def test_distinct_rows_and_index_restore_the_rows(
+def test_distinct_contexts_and_index_restore_the_rows(
     seed: int, shape: tuple[int, int, int], change: float, values: int
 ) -> None:
     length, columns, width = shape
@@ -35,7 +35,7 @@ def test_distinct_rows_and_index_restore_the_rows(
     for t in range(1, length):  # a change anywhere inside a column, and sometimes back to an earlier row
         fresh = rng.integers(0, values, (columns, width))
         rows[t] = np.where((rng.random(columns) < change)[:, None], fresh, rows[t - 1])
-    distinct, index = distinct_rows(rows)
+    distinct, index = distinct_contexts(rows)
     assert index.shape == (length * columns,) and index.dtype == np.int64
     np.testing.assert_array_equal(distinct[index].reshape(shape), rows)
     assert (
@@ -125,6 +125,6 @@ def test_one_hot_tasks_are_themselves() -> None:
 
 def test_without_a_context_all_steps_share_one_row() -> None:
     reader = encoder("none")
-    distinct, index = distinct_rows(reader.context_rows(np.array([[0, 1], [2, 1]], np.int32), None))
+    distinct, index = distinct_contexts(reader.context_rows(np.array([[0, 1], [2, 1]], np.int32), None))
     assert len(distinct) == 1 and not index.any()
     assert reader(reader.contexts_from_rows(distinct)).shape == (1, 0)

@@ -15,7 +15,7 @@ from agents.fusion import FLAT_SITES, FUSIONS
 from agents.fusion.segments import Segments
 from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.network.agent import AgentNetwork, AgentOutput
-from agents.network.context import distinct_rows
+from agents.network.context import distinct_contexts
 from agents.network.core import CORES
 from agents.network.heads import ActionMask, ValueHead
 from agents.trajectory import OBSERVED, Trajectory
@@ -32,7 +32,7 @@ def observed(batch: Trajectory) -> dict[str, Tensor]:
 def unroll(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor) -> AgentOutput:
     """Like the learner: all contexts of the unroll at once."""
     rows = network.context_encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy())
-    distinct, index = distinct_rows(rows)
+    distinct, index = distinct_contexts(rows)
     contexts = network.context_encoder.contexts_from_rows(distinct)
     segments = Segments(torch.from_numpy(index), len(contexts.task))
     return network.unroll(inputs, core_state, network.condition(contexts), segments)

@@ -61,14 +61,6 @@ def test_grid_torso_convolves_each_distinct_image_once_with_gradients(monkeypatc
     assert seen == [5, 100], "an actor's images are not searched"
 
 
-def test_grid_is_right_when_different_images_have_the_same_key() -> None:
-    torso = GridTorso((7, 7, 3), COUNTS, 0, size=5)
-    image = grid_images(20)
-    expected = torso({"image": image})
-    torso._keys[:] = 0
-    torch.testing.assert_close(torso({"image": image}), expected)
-
-
 def test_grid_reads_every_code() -> None:
     torso = GridTorso((7, 7, 3), COUNTS, 0, size=5)
     image = torch.tensor([COUNTS]).sub(1).to(torch.uint8).expand(1, 7, 7, 3)

@@ -204,9 +204,8 @@ def test_positions_of_a_lost_group_skip_all_that_it_can_have_played() -> None:
     assert group.positions == StreamPositions({3: 12, 4: 2}, {3: [13, 14], 4: [7, 7]}, {0: 99})
 
 
-def test_a_free_buffer_waits_for_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_free_buffer_waits_for_its_weights() -> None:
     """The second unroll of an actor with one buffer must not begin with the weights of the first."""
-    monkeypatch.setattr(actor_group, "hide_main_module", lambda: None)
     group, network = actor_group.ActorGroup(), CountingNetwork()
     shapes = [parameter.shape for parameter in network.parameters()]
     weights = np.zeros(sum(shape.numel() for shape in shapes), np.float32)

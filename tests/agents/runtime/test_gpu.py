@@ -56,7 +56,7 @@ def test_an_update_on_a_gpu_equals_one_on_the_processor_and_waits_once(gpu: Pret
     for key, value in expected.items():
         torch.testing.assert_close(host(metrics[key]), value, rtol=1e-3, atol=1e-4)
     assert_equal_parameters(on_cpu, on_gpu)
-    torch.testing.assert_close(host(on_gpu.popart.mu), on_cpu.popart.mu, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(host(on_gpu.objective.popart.mu), on_cpu.objective.popart.mu, rtol=1e-3, atol=1e-5)
 
 
 @needs_bf16_lstm
@@ -66,7 +66,7 @@ def test_an_update_in_low_precision_stays_on_the_gpu(gpu: PretendedGPU, name: st
     config = copy.deepcopy(config)
     config.precision = "bf16"
     on_cpu, on_gpu = two_learners(env, config)
-    assert on_gpu.autocast == torch.bfloat16
+    assert on_gpu.objective.autocast == torch.bfloat16
     batch = fake_batch(env, on_gpu.network.core_state_size, T, B)
     expected, metrics = on_cpu.step(batch), on_gpu.step(batch)
     assert gpu.waits == ["tolist"]

@@ -190,8 +190,8 @@ def test_the_learner_learns_the_same_as_from_a_truncation(ends: dict[int, int], 
         torch.testing.assert_close(others[key], value, atol=1e-5, rtol=1e-4, msg=key)
     for mine, theirs in zip(one.network.parameters(), other.network.parameters(), strict=True):
         torch.testing.assert_close(theirs, mine, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(other.popart.mu, one.popart.mu)
-    torch.testing.assert_close(other.popart.nu, one.popart.nu)
+    torch.testing.assert_close(other.objective.popart.mu, one.objective.popart.mu)
+    torch.testing.assert_close(other.objective.popart.nu, one.objective.popart.nu)
     assert other.counters == one.counters and one.counters.steps > 0
 
 

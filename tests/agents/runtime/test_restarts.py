@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
+import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,7 @@ from processes import PATIENCE
 from agents.acting.heartbeat import Heartbeat, heartbeat_spec
 from agents.runtime.base import ActorError, ActorLimits, Runtime
 from agents.runtime.local import LocalRuntime
-from agents.runtime.processes.fork_server import fork_server_context, start_process
+from agents.runtime.processes.fork_server import fork_server_context, start_child, start_process
 from agents.runtime.restarts import Faults
 from agents.trajectory import allocate
 from envs.faults import Fault
@@ -166,6 +170,38 @@ def test_a_killed_fork_server_is_replaced_and_its_actors_restarted() -> None:
         runtime.close()
     lives.check()
     assert {record["where"] for record in records} == {"actor 0", "actor 1"}
+
+
+def test_a_child_does_not_import_the_main_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = ModuleType("__main__")
+    program.__file__ = str(tmp_path / "program.py")
+    (tmp_path / "program.py").write_text("raise SystemExit(1)")
+    monkeypatch.setitem(sys.modules, "__main__", program)
+    child_open_files()
+    assert sys.modules["__main__"] is program
+
+
+def test_a_child_has_a_limit_of_open_files_that_was_raised_after_the_fork_server_started() -> None:
+    child_open_files()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+        assert child_open_files() == soft - 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def child_open_files() -> int:
+    """The limit of open files of a new child of the fork server."""
+    process, connection = start_child("child", send_open_files, threads=1)
+    assert connection.poll(PATIENCE)
+    limit: int = connection.recv()
+    process.join(PATIENCE)
+    return limit
+
+
+def send_open_files(connection: Connection) -> None:
+    connection.send(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 class Unwilling:

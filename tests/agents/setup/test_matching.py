@@ -6,8 +6,11 @@ import functools
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from agents.fusion import FREE_DIMENSIONS, FUSION_NAMES, FUSIONS
+from agents.network import flops
+from agents.network.core import CORES
 from agents.network.flops import multiply_adds
 from agents.setup.builder import build_network
 from agents.setup.match_params import TOLERANCE, count_parameters, match_params, reference_parameters
@@ -125,3 +128,32 @@ def test_multiply_adds_include_lstms_and_convolutions() -> None:
     ]  # type: ignore[index, union-attr]
     products = sum(places * layer.weight.numel() for places, layer in maps)
     assert found.apply == products + 16 * 64 * 12 + x * 8 + 4 * 16 * (8 + 16) + 16 * env.num_actions
+
+
+class LibraryCount(FlopCounterMode):
+    """torch's counter with the interface of the own one."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+
+    @property
+    def flops(self) -> int:
+        return self.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *([f"fusion={name}"] for name in FUSION_NAMES),
+        *([f"core={name}"] for name in CORES),
+        ["env=conditional", "context=task"],
+    ],
+    ids="-".join,
+)
+def test_multiply_adds_are_those_of_torchs_counter(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> None:
+    config, env = composed(*overrides)
+    network = build_network(config, env)
+    found = multiply_adds(network, env)
+    monkeypatch.setattr(flops, "_FlopCount", LibraryCount)
+    assert found == multiply_adds(network, env)
+    assert found.apply > 0

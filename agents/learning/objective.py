@@ -1,0 +1,301 @@
+"""The objective of an update: forward pass, V-trace, PopArt and losses of one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from agents.learning import losses
+from agents.learning.compile import Compiled
+from agents.learning.popart import (
+    MOST_COUNTED,
+    SURGE_CLIP,
+    SURGE_MEMORY,
+    PopArt,
+    bounded_update,
+    initial_popart,
+    rescale_head,
+    sigma,
+    target_sums,
+)
+from agents.learning.prefetch import Staged
+from agents.learning.rewards import transform_rewards
+from agents.learning.vtrace import vtrace
+from agents.network.agent import AgentNetwork
+from agents.network.normalizer import Moments
+
+
+class BatchStatistics(NamedTuple):
+    """BatchStatistics of one batch over all learners.
+
+    Attributes:
+        new_steps: Valid steps of new columns; a scalar.
+        steps_by_task: Valid steps of each task, [K].
+        surges: For each task with a surge, the root mean square of its targets in standard deviations, else 0, [K]. See
+            agents.learning.popart.bounded_update.
+        observation_moments: The moments of observations after this batch; None without a normalizer.
+    """
+
+    new_steps: Tensor
+    steps_by_task: Tensor
+    surges: Tensor
+    observation_moments: Moments | None
+
+
+class Evaluation(NamedTuple):
+    """The objective of one batch.
+
+    Attributes:
+        loss: With gradient. The losses of several learners add up to that of the whole batch, and so do their metrics.
+        metrics: Scalars for the log.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    statistics: BatchStatistics
+
+
+class _Targets(NamedTuple):
+    """Constants in the losses of one batch: targets of the baseline and advantages, normalised by PopArt, [T, B] each."""
+
+    values: Tensor
+    advantages: Tensor
+    statistics: BatchStatistics
+
+
+class Snapshot(NamedTuple):
+    """What `Objective.__call__` changes: PopArt's moments, and weight and bias of the value head."""
+
+    popart: PopArt
+    weight: Tensor
+    bias: Tensor
+
+
+class Objective:
+    """The loss of IMPALA or APPO with V-trace and per-task PopArt.
+
+    Args:
+        network: The value head is rescaled whenever PopArt's moments move.
+        num_tasks: K.
+        discounting: Gamma.
+        loss: A name in agents.learning.losses.LOSSES.
+        clip_ratio: c of `appo`.
+        normalize_advantage: A name in agents.learning.losses.NORMALIZATIONS.
+        baseline_cost: Weight of the baseline's loss. The policy's loss has weight 1.
+        reward_transform, reward_clip: See agents/learning/rewards.py.
+        reduction: `mean` over valid steps, or `sum` over steps and columns as in the IMPALA paper.
+        popart: Whether value targets are normalised per task.
+        popart_step_size: Beta of PopArt's moments.
+        popart_warm: Whether the first moments are plain means (agents.learning.popart.warm_step_size).
+        clip_rho, clip_c, clip_pg_rho, lambda_: Constants of V-trace.
+        pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS.
+        autocast: Dtype of torso and core; None for full precision.
+        compile: Whether torso and V-trace are compiled (agents/learning/compile.py).
+        reduce: Replaces a tensor by its sum over all learners, in place. None with one learner.
+
+    Attributes:
+        popart: Moments of the value targets.
+    """
+
+    def __init__(
+        self,
+        network: AgentNetwork,
+        num_tasks: int,
+        *,
+        discounting: float,
+        loss: str,
+        clip_ratio: float,
+        normalize_advantage: str,
+        baseline_cost: float,
+        reward_transform: str,
+        reward_clip: float,
+        reduction: str,
+        popart: bool,
+        popart_step_size: float,
+        popart_warm: bool,
+        clip_rho: float,
+        clip_c: float,
+        clip_pg_rho: float,
+        lambda_: float,
+        pg_bootstrap: str,
+        autocast: torch.dtype | None,
+        compile: bool,
+        reduce: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        self.network = network
+        self.discounting = discounting
+        self.loss, self.clip_ratio = loss, clip_ratio
+        self.normalize_advantage = normalize_advantage
+        self.baseline_cost = baseline_cost
+        self.reduction = reduction
+        self.use_popart = popart
+        self.popart_step_size, self.popart_warm = popart_step_size, popart_warm
+        self.autocast = autocast
+        self.device = next(network.parameters()).device
+        self.popart = initial_popart(num_tasks, self.device)
+        self._torso = Compiled(network.torso) if compile else network.torso
+        self._transform_rewards = partial(transform_rewards, kind=reward_transform, clip=reward_clip)
+        self._vtrace = partial(
+            Compiled(vtrace) if compile else vtrace,
+            clip_rho=clip_rho,
+            clip_c=clip_c,
+            # The surrogate has its own ratio.
+            clip_pg_rho=clip_pg_rho if loss == "impala" else None,
+            lambda_=lambda_,
+            mixed=pg_bootstrap == "mixed",
+        )
+        self._reduce = reduce
+
+    def __call__(self, staged: Staged, entropy_cost: float) -> Evaluation:
+        """The loss of a batch, with `entropy_cost` as the weight of the entropy. Moves PopArt's moments."""
+        batch, contexts, segments, _ = staged
+        mask, task = batch["mask"], batch["task"].long()
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            modulations = self.network.condition(contexts, samples=len(segments.index))
+            output = self.network.unroll(
+                batch, batch["core_state"], modulations, segments, final_state=False, torso=self._torso
+            )
+        features = output.value_features.float()
+        actions = self.network.actions
+        policy = actions.parameters(output.policy_logits[:-1])
+        log_probs = actions.log_prob(policy, batch["action"])
+        targets = self._make_targets(staged, features, log_probs)
+        # After the targets, which rescale the value head.
+        baseline = self.network.value_head(features[:-1], task[:-1])
+        num_steps = targets.statistics.steps_by_task.sum().clamp(min=1)
+        divisor = num_steps if self.reduction == "mean" else torch.ones(())
+        policy_loss, sums = self._policy_loss(log_probs, batch["behaviour_log_probs"], targets.advantages, mask)
+        policy_loss = policy_loss / divisor
+        value_loss = losses.baseline_loss(baseline, targets.values, mask) / divisor
+        entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
+        loss = policy_loss + self.baseline_cost * value_loss - entropy_cost * entropy
+        metrics = {
+            "loss/total": loss.detach(),
+            "loss/policy": policy_loss.detach(),
+            "loss/baseline": value_loss.detach(),
+            "loss/entropy": entropy.detach(),
+            # Means with either reduction, so that `kl_bound` does not depend on the size of the batch.
+            **{f"loss/{name}": total / num_steps for name, total in sums.items()},
+        }
+        return Evaluation(loss, metrics, targets.statistics)
+
+    def _policy_loss(
+        self, log_probs: Tensor, behaviour_log_probs: Tensor, advantages: Tensor, mask: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's loss as a sum over steps, and sums over steps for the log."""
+        if self.loss == "impala":
+            return losses.policy_gradient_loss(log_probs, advantages, mask), {}
+        ratios = log_probs - behaviour_log_probs
+        surrogate = losses.clipped_surrogate_loss(ratios, advantages, mask, clip_ratio=self.clip_ratio)
+        return surrogate.loss, {"kl": surrogate.kl, "clipped": surrogate.clipped}
+
+    @torch.no_grad()
+    def _make_targets(self, staged: Staged, features: Tensor, log_probs: Tensor) -> _Targets:
+        """V-trace on unnormalised values, then one step of PopArt's moments, then normalisation by the moved moments.
+
+        Args:
+            features: Of the value head, [T+1, B, F].
+            log_probs: Of the actions by the present policy, [T, B].
+        """
+        batch, num_new = staged.batch, staged.num_new
+        mask, task = batch["mask"], batch["task"].long()
+        deviation = sigma(self.popart)
+        values = deviation[task] * self.network.value_head(features, task) + self.popart.mu[task]
+        vs, advantages = self._vtrace(
+            log_probs - batch["behaviour_log_probs"],
+            self.discounting * (~batch["terminated"]).float(),
+            self._transform_rewards(batch["reward"]),
+            values[:-1],
+            values[-1],
+            mask,
+        )
+        task, new_mask = task[:-1], mask[:, :num_new]
+        normalizer, num_tasks = self.network.normalizer, len(self.popart.mu)
+        sums = new_sums = target_sums(vs, task, mask, num_tasks)
+        if new_mask.shape != mask.shape:
+            new_sums = target_sums(vs[:, :num_new], task[:, :num_new], new_mask, num_tasks)
+        observation_sums = sums.new_empty(0)
+        if normalizer is not None:
+            observation_sums = normalizer.sums(batch["vector"][:-1, :num_new], task[:, :num_new], new_mask)
+        normalizes = self.normalize_advantage != "none"
+        advantage_sums = target_sums(advantages, task, mask, num_tasks) if normalizes else sums.new_empty(0)
+        sums, new_sums, observation_sums, advantage_sums = self._reduce_sums(
+            sums, new_sums, observation_sums, advantage_sums
+        )
+        surges = torch.zeros_like(sums[0])
+        if self.use_popart:
+            moments, surges = bounded_update(self.popart, sums, new_sums, self.popart_step_size, warm=self.popart_warm)
+            deviation = self._set_popart(moments, deviation)
+        scale, shift = deviation[task], self.popart.mu[task]
+        advantages = advantages / scale
+        if normalizes:
+            advantages = losses.normalize_advantages(
+                advantages, task, advantage_sums, deviation, by_task=self.normalize_advantage == "task"
+            )
+        # Without this bound, the outliers of a surge would decide the whole update.
+        bound = torch.full_like(surges, math.inf).masked_fill(surges > 0, SURGE_CLIP)[task]
+        return _Targets(
+            values=torch.clamp((vs - shift) / scale, -bound, bound),
+            advantages=torch.clamp(advantages, -bound, bound),
+            statistics=BatchStatistics(
+                new_steps=new_sums[0].sum(),
+                steps_by_task=sums[0],
+                surges=surges,
+                observation_moments=None if normalizer is None else normalizer.updated(observation_sums),
+            ),
+        )
+
+    def _reduce_sums(self, *parts: Tensor) -> list[Tensor]:
+        """Turns sums over this learner's columns into sums over the whole batch."""
+        if not self._reduce:
+            return list(parts)
+        # Counts are exact in double precision.
+        totals = sum_packed([part.double() for part in parts], self._reduce)
+        return [total.to(part.dtype) for total, part in zip(totals, parts, strict=True)]
+
+    def _set_popart(self, new: PopArt, old_sigma: Tensor) -> Tensor:
+        """Sets PopArt's moments and rescales the head so that its outputs stay equal. Returns the new sigma, [K]."""
+        old, head, new_sigma = self.popart, self.network.value_head, sigma(new)
+        rescale_head(head.weight, head.bias, old.mu, old_sigma, new.mu, new_sigma)
+        self.popart = new
+        return new_sigma
+
+    def snapshot(self) -> Snapshot:
+        """A copy of what a call changes, for `restore`."""
+        head = self.network.value_head
+        return Snapshot(self.popart, head.weight.detach().clone(), head.bias.detach().clone())
+
+    @torch.no_grad()
+    def restore(self, snapshot: Snapshot) -> None:
+        """The inverse of `snapshot`."""
+        self.popart = snapshot.popart
+        self.network.value_head.weight.copy_(snapshot.weight)
+        self.network.value_head.bias.copy_(snapshot.bias)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """PopArt."""
+        popart = self.popart
+        return {"mu": popart.mu, "nu": popart.nu, "calm": popart.updates_since_surge, "updates": popart.updates}
+
+    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`. Raises ValueError if `saved` is of a different number of tasks."""
+        # Old checkpoints have neither `calm` nor `updates`.
+        since_surge = saved.get("calm", torch.full_like(saved["mu"], SURGE_MEMORY))
+        updates = saved.get("updates", torch.full_like(saved["mu"], MOST_COUNTED))
+        popart = PopArt(saved["mu"], saved["nu"], since_surge, updates)
+        if any(moment.shape != own.shape for moment, own in zip(popart, self.popart, strict=True)):
+            raise ValueError(f"PopArt has moments of {len(popart.mu)} tasks, not {len(self.popart.mu)}")
+        self.popart = PopArt(*(moment.to(self.device, torch.float32) for moment in popart))
+
+
+def sum_packed(parts: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> list[Tensor]:
+    """Sums tensors of one dtype over all learners in one call of `reduce`. Returns the sums."""
+    packed = torch.cat([part.flatten() for part in parts])
+    reduce(packed)
+    totals = packed.split([part.numel() for part in parts])
+    return [total.view_as(part) for total, part in zip(totals, parts, strict=True)]
