@@ -39,6 +39,7 @@ from agents.setup.plan import make_plan
 from agents.setup.plugins import prepare
 from conf.arguments.aliases import normalize
 from conf.arguments.flags import answer, read_arguments
+from conf.command_line import command_of
 from conf.loading import changed_keys, compose_train, explicit_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
@@ -247,7 +248,7 @@ def _machine_rows(found: dict[str, Any]) -> _Rows:
 
 
 def _run_rows(found: dict[str, Any]) -> _Rows:
-    command = " ".join(["python train.py", *found["keys"]])
+    command = " ".join([command_of("train"), *found["keys"]])
     yield f"run env={found['suite']}", not found["problems"], "; ".join(found["problems"]) or command
     if "needs" in found:
         needs = dict(found["needs"])

@@ -27,6 +27,7 @@ from agents.setup.plugins import prepare
 from conf.allowlist import run_arguments
 from conf.arguments.aliases import normalize
 from conf.arguments.flags import answer, read_arguments
+from conf.command_line import command_of
 from conf.loading import compose_population
 from conf.population_schema import PopulationConfig, check_population
 
@@ -80,7 +81,7 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
             display.say(f"written: {path}")
         if content["best"]:
             best = run_arguments(str(population.folder / content["best"]), config.env, config.plugins)
-            display.say(f"next: python evaluate.py {best}")
+            display.say(f"next: {command_of('evaluate')} {best}")
     return FAILED if any(now.state is State.FAILED for now in status.values()) else DONE
 
 

@@ -26,6 +26,7 @@ from agents.setup.plugins import prepare
 from conf.allowlist import run_arguments
 from conf.arguments.aliases import normalize
 from conf.arguments.flags import answer, read_arguments
+from conf.command_line import command_of
 from conf.loading import compose_search, split_space
 from conf.search_schema import SearchConfig, check_search
 
@@ -64,9 +65,8 @@ def search(config: SearchConfig, trials: Search, command: Sequence[str]) -> int:
     if failed:
         console.say(f"{len(failed)} trials failed: the same command tries them again")
     if content["best"]:
-        console.say(
-            f"next: python evaluate.py {run_arguments(str(trials.folder / content['best']), config.env, config.plugins)}"
-        )
+        best = run_arguments(str(trials.folder / content["best"]), config.env, config.plugins)
+        console.say(f"next: {command_of('evaluate')} {best}")
     return FAILED if failed else DONE
 
 

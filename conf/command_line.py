@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import unicodedata
 from collections.abc import Sequence
 
@@ -32,6 +33,13 @@ def quote_text_value(override: str) -> str:
 def shorten(text: str) -> str:
     """The text, cut for a message."""
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def command_of(program: str) -> str:
+    """The command that starts `program` as this process was started: `python evaluate.py`, or `mimpala evaluate`, which uses the option -P
+    (mimpala/console.py).
+    """
+    return f"mimpala {program}" if sys.flags.safe_path else f"python {program}.py"
 
 
 def format_argument(key: str, value: str | Sequence[str]) -> str:

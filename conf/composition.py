@@ -29,13 +29,14 @@ from conf.arguments.aliases import normalize
 from conf.command_line import quote_text_value, shorten
 from conf.names import CONTEXTS, CORES, FLAT_FUSIONS, FUSIONS, RUNTIMES, SPATIAL_FUSIONS, TORSO_SITE, TORSOS
 from conf.population_schema import PopulationConfig
-from conf.schema import EvaluateConfig, TrainConfig
+from conf.schema import EvaluateConfig, ExportConfig, TrainConfig
 from conf.search_schema import SearchConfig
 from conf.studies_schema import STUDIES
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
 
 _PROGRAMS = {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig, "search": SearchConfig}
+_WITHOUT_GROUPS = {"evaluate": EvaluateConfig, "export": ExportConfig}
 _NAMES = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS, "runtime": RUNTIMES}
 """The choices of the groups without files: each sets its name, and what _FURTHER has."""
 _FURTHER: dict[str, dict[str, Any]] = {
@@ -323,8 +324,8 @@ def _store_schema(name: str) -> None:
     store = ConfigStore.instance()
     if name in _PROGRAMS:
         store.store(name=f"{name}_schema", node=_PROGRAMS[name])
-    elif name == "evaluate":
-        store.store(name="evaluate", node=EvaluateConfig)
+    elif name in _WITHOUT_GROUPS:
+        store.store(name=name, node=_WITHOUT_GROUPS[name])
     else:
         study = name.removeprefix("studies/").rpartition("_")[0]
         store.store(group="studies", name=f"{study}_schema", node=STUDIES[study], package="_global_")

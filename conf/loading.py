@@ -21,7 +21,7 @@ from conf.command_line import quote_text_value
 from conf.composition import compose_config, describe_misfit, flatten, parse_overrides
 from conf.fields import check_fields
 from conf.population_schema import PopulationConfig
-from conf.schema import EvaluateConfig, FusionConfig, TrainConfig
+from conf.schema import EvaluateConfig, ExportConfig, FusionConfig, TrainConfig
 from conf.search_schema import Domain, SearchConfig
 from conf.studies_schema import STUDIES, StudyConfig
 from envs.suites import SUITES
@@ -47,6 +47,15 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
         raise InputError("run= is missing: give the run folder or the checkpoint file to evaluate.")
     check_fields(config)
     check_device(config.device)
+    return config
+
+
+def compose_export(overrides: Sequence[str]) -> ExportConfig:
+    """The configuration of `mimpala export <overrides>`, checked; InputError as `compose_train`."""
+    config = _to_object(compose_config("export", overrides), ExportConfig)
+    for key, what in (("run", "the run folder or the checkpoint file to export"), ("output", "the folder to write")):
+        if not getattr(config, key):
+            raise InputError(f"{key}= is missing: give {what}.")
     return config
 
 

@@ -349,6 +349,23 @@ class EvaluateConfig:
     allow: list[str] = field(default_factory=list)
 
 
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """Options of `mimpala export`.
+
+    Attributes:
+        run: A run folder, its best checkpoint as <run folder>/best, or a checkpoint file.
+        output: The folder to write: a new or empty one, or an earlier export, which is replaced.
+        plugins: Modules with the user's own parts, which the agent needs.
+        allow: Modules, files and folders that the agent's configuration may name (conf/allowlist.py).
+    """
+
+    run: str = ""
+    output: str = ""
+    plugins: list[str] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
+
+
 MAY_CHANGE_ON_RESUME = (
     *("total_frames", "run", "resume", "allow", "plugins", "display", "stop_at_success", "log_seconds", "log_frames"),
     *("logger", "evaluate_every", "evaluate_episodes", "stop_at"),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("agents", "envs", "conf", "ablation", "studies", "system")
+PACKAGES = ("agents", "envs", "conf", "ablation", "studies", "system", "mimpala")
 ENTRY_POINTS = ("train.py", "evaluate.py", "doctor.py", "ablate.py", "population.py", "search.py")
 SOURCES = sorted(
     [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
@@ -113,6 +113,7 @@ FLOORS = (
     ("studies.language_training",),
     ("studies.synthetic", "studies.regression", "studies.neural_process", "studies.language"),
     ("train", "evaluate", "ablate", "population", "search", "doctor"),
+    ("mimpala",),
 )
 """Packages and modules from the lowest floor to the highest. An import names a lower floor or its own package."""
 

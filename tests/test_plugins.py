@@ -16,6 +16,7 @@ from tiny_runs import TINY
 import ablate
 import doctor
 import evaluate
+import mimpala
 import train
 from ablation.grid import cell as cell_process
 from ablation.grid.grid import make_cells, save_cell
@@ -113,6 +114,18 @@ def test_an_evaluation_while_a_run_trains_knows_the_parts(parts: Path) -> None:
     assert train.main([*MINE, *own, "run=run"]) == 0
     (row,) = map(json.loads, (parts / "run" / "evaluations.jsonl").read_text(encoding="utf-8").splitlines())
     assert "error" not in row and row["frames"] >= 64
+
+
+@pytest.mark.slow
+def test_the_python_api_trains_and_loads_an_agent_with_the_parts(parts: Path) -> None:
+    result = mimpala.train([*MINE, "core=my_core", "run=run"])
+    with pytest.raises(InputError, match="plugins names parts_of_a_test, which would be imported"):
+        mimpala.load("run")
+    loaded = mimpala.load("run", plugins=["parts_of_a_test"])
+    assert loaded.frames == result.agent.frames >= 64
+    evaluation = mimpala.evaluate("run", ["episodes=2", "plugins=[parts_of_a_test]", "probe=second"])
+    assert list(evaluation.figures["probes"]) == ["second"]
+    assert mimpala.load(mimpala.export("run", "out", plugins=["parts_of_a_test"])).frames == loaded.frames
 
 
 def test_parts_are_trained_resumed_and_evaluated(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:

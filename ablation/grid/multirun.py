@@ -18,6 +18,7 @@ from agents.cli.terminal import TextConsole, warn
 from agents.run.lock import sole_writer
 from conf.ablate_schema import check_ablate
 from conf.arguments.aliases import normalize
+from conf.command_line import command_of
 from conf.loading import compose_ablate, compose_for, compose_train, split_axes
 
 _GRID_KEYS = ("folder", "parallel", "node_runtime")
@@ -55,5 +56,5 @@ def multirun(overrides: Sequence[str]) -> int:
             raise
     say = TextConsole().say
     say("ablate.py evaluates these runs and writes a report, with the same keys:")
-    say(f"next: {shlex.join(['python', 'ablate.py', *arguments])}")
+    say(f"next: {command_of('ablate')} {shlex.join(arguments)}")
     return FAILED if State.FAILED in {cell.state for cell in status.values()} else DONE

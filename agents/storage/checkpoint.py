@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents.storage.checkpoint_schema import BEST_FORM, FORM, KEPT_FORM
+from agents.storage.exported import WEIGHTS
 from agents.storage.tensor_file import crafted_error, read_tensors, write_tensors
 from agents.storage.torch_zip import DamagedCheckpointError
 from envs.spec import ArraySpec, EnvSpec, Score
@@ -108,7 +109,8 @@ def newest_intact(found: Sequence[Path], warn: Callable[[str], object] = lambda 
 
 
 def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
-    """The checkpoint that `run` names: a file, a run folder (its newest intact checkpoint), or `<run folder>/best`.
+    """The checkpoint that `run` names: a file, a run folder (its newest intact checkpoint), or `<run folder>/best`; or the weights of an
+    exported agent, which `run` names as their folder.
 
     Warns of damaged checkpoints that were skipped. Raises InputError if there is no checkpoint.
     """
@@ -120,6 +122,8 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
         raise InputError(f"run={run} does not exist: give a run folder or a checkpoint file.")
     # `run` may also be a folder that holds checkpoints itself.
     found = list_checkpoints(folder / CHECKPOINTS) or list_checkpoints(folder)
+    if not found and (folder / WEIGHTS).exists():
+        return folder / WEIGHTS
     if not found:
         raise InputError(f"run={run} holds no checkpoint: give the folder of a run that has saved one.")
     newest = newest_intact(found, warn)

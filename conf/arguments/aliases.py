@@ -135,8 +135,11 @@ ALIASES: dict[str, str] = {
 }
 """Pattern of `key=value` -> our argument, or an Answer; `{value}` is the typed value. For train.py and programs with its keys."""
 
+_OF_SAVED_AGENTS = ("evaluate", "export")
+"""Programs without the keys of train.py."""
+
 _EVALUATE_ALIASES = ("device=gpu",)
-"""Rows that hold for evaluate.py as well."""
+"""Rows that hold for them as well."""
 
 _CHOICES = {"env": SUITES, "fusion": names.FUSIONS, "core": names.CORES, "runtime": names.RUNTIMES}
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,([^{}]*))?\}")
@@ -187,7 +190,7 @@ def _variable(found: re.Match[str]) -> str:
 
 
 def _without_key(text: str, program: str) -> str:
-    if program == "evaluate" and text and text == text.strip():
+    if program in _OF_SAVED_AGENTS and text and text == text.strip():
         return f"run={text}"
     _alias(f"{text}=true", program, text)
     group = next((group for group, choices in _CHOICES.items() if text in choices), "")
@@ -203,7 +206,7 @@ def _alias(text: str, program: str, shown: str) -> str:
         return text
     value = text.partition("=")[2]
     for pattern, meaning in ALIASES.items():
-        if fnmatch.fnmatchcase(text, pattern) and (program != "evaluate" or pattern in _EVALUATE_ALIASES):
+        if fnmatch.fnmatchcase(text, pattern) and (program not in _OF_SAVED_AGENTS or pattern in _EVALUATE_ALIASES):
             meant = meaning.replace("{value}", shorten(value) if isinstance(meaning, Answer) else value)
             if isinstance(meaning, Answer):
                 raise InputError(f"{shown} {meant}.")
