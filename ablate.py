@@ -17,17 +17,18 @@ from pathlib import Path
 
 from ablation.analysis.analysis import analyse
 from ablation.analysis.results import Results
-from ablation.grid.display import CellDisplay
-from ablation.grid.executors import open_executor
-from ablation.grid.grid import make_cells, normalize_axes, save_grid
+from ablation.grid.grid import make_cells, normalize_axes
 from ablation.grid.local_executor import available_cores
-from ablation.grid.scheduler import State, run_cells
+from ablation.grid.run import run_grid
+from ablation.grid.scheduler import State
 from ablation.load import load_folders, load_grid
-from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
+from agents.cli.exit_codes import DONE, FAILED, exit_code, print_text
 from agents.cli.terminal import TextConsole, warn
 from agents.run.lock import sole_writer
+from agents.setup.plugins import prepare
 from conf.ablate_schema import AblateConfig, check_ablate
-from conf.loading import all_keys, compose_ablate, split_axes
+from conf.arguments.flags import answer, read_arguments
+from conf.loading import compose_ablate, split_axes
 from system.errors import InputError
 
 
@@ -40,12 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def dispatch(arguments: Sequence[str]) -> int:
     """Runs a grid, or makes a report only. Returns the exit code."""
-    if asks_for_help(arguments):
-        single, axes = split_axes(overrides(arguments))
-        return show_help(
-            __doc__, all_keys("ablate", [*single, *(f"{key}={values[0]}" for key, values in axes.items())])
-        )
-    single, axes = split_axes(arguments)
+    typed = read_arguments(arguments, "ablate")
+    prepare(typed)
+    if (text := answer(typed, __doc__)) is not None:
+        return print_text(text)
+    single, axes = split_axes(typed.overrides)
     config = compose_ablate(single)
     normalize_axes(config, single, axes)
     check_ablate(config, len(available_cores()))
@@ -61,11 +61,8 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
     cells = make_cells(config, single, axes)
     folder = cells[0].folder.parent
     with sole_writer(folder, key="folder"):
-        save_grid(folder, cells, ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)])
-        with CellDisplay(cells, enabled=config.display) as display:
-            display.say(f"mimpala: {len(cells)} run{'s' if len(cells) > 1 else ''} in {folder}")
-            with open_executor(config, cells, display.say) as executor:
-                status = run_cells(cells, executor, display.update)
+        command = ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)]
+        status = run_grid(config, cells, command)
         states = {cell.state for cell in status.values()}
         if states == {State.FAILED}:
             warn(

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agents.cli.exit_codes import BAD_INPUT, exit_code
+from agents.cli.exit_codes import exit_code, print_text
 from agents.cli.terminal import TextConsole
 from agents.run.folder import resumed_config
 from agents.run.layout import check_free, default_run, holds_run
@@ -36,6 +36,10 @@ from agents.run.lock import check_writable
 from agents.runtime.processes.fork_server import fork_server_context
 from agents.setup import builder, machine, preflight
 from agents.setup.plan import make_plan
+from agents.setup.plugins import prepare
+from conf.arguments.aliases import normalize
+from conf.arguments.flags import answer, read_arguments
+from conf.command_line import command_of
 from conf.loading import changed_keys, compose_train, explicit_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
@@ -78,14 +82,13 @@ ENGINES: dict[str, Engine] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 the run would start, 1 it would not, 2 bad input."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    unknown = [argument for argument in arguments if argument.startswith("-") and argument != "--json"]
-    if unknown:
-        TextConsole().say(__doc__ or "")
-        return CAN_RUN if unknown[0] in ("-h", "--help") else BAD_INPUT
 
     def report() -> int:
-        found = examine(overrides)
+        typed = read_arguments([argument for argument in arguments if argument != "--json"], "train")
+        prepare(typed)
+        if (text := answer(typed, __doc__)) is not None:
+            return print_text(text)
+        found = examine(normalize(typed.overrides, "train"))
         if "--json" in arguments:
             TextConsole().say(json.dumps(found, indent=2))
         else:
@@ -245,7 +248,7 @@ def _machine_rows(found: dict[str, Any]) -> _Rows:
 
 
 def _run_rows(found: dict[str, Any]) -> _Rows:
-    command = " ".join(["python train.py", *found["keys"]])
+    command = " ".join([command_of("train"), *found["keys"]])
     yield f"run env={found['suite']}", not found["problems"], "; ".join(found["problems"]) or command
     if "needs" in found:
         needs = dict(found["needs"])

@@ -8,6 +8,7 @@ if __name__ == "__main__":
     # Handle signals first: the imports below take seconds.
     begin_program()
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agents.cli.exit_codes import DONE, asks_for_help, exit_code, show_help
+from agents.cli.exit_codes import DONE, exit_code, print_text
 from agents.cli.terminal import TextConsole, warn
 from agents.evaluation.earlier_files import keep_folder
 from agents.evaluation.episodes import (
@@ -33,12 +34,16 @@ from agents.evaluation.episodes import (
 from agents.evaluation.probe_report import Probing, probe_report
 from agents.evaluation.report import prepare_output, report, results_folder, write_report
 from agents.evaluation.tables import result_tables
+from agents.evaluation.tracking import track_evaluation
 from agents.evaluation.video import check_video, file_names, picture_rates, record_all
+from agents.run.trackers.tracker import Trackers, check_trackers
 from agents.runtime.processes.process import configure_process
 from agents.setup.machine import num_cores, resolve_device
+from agents.setup.plugins import load_plugins, prepare
 from agents.setup.preflight import check_evaluation
 from agents.storage.checkpoint import find_checkpoint
-from conf.loading import compose_evaluate, to_dict
+from conf.arguments.flags import answer, read_arguments
+from conf.loading import compose_evaluate
 from conf.schema import EvaluateConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite
@@ -49,13 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
-    if asks_for_help(arguments):
-        return show_help(__doc__, to_dict(EvaluateConfig()))
-    return exit_code(lambda: evaluate(compose_evaluate(arguments)), interrupted="interrupted: no result was written")
+    return exit_code(lambda: run(arguments), interrupted="interrupted: no result was written")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Prints what the flags ask for, or evaluates. Returns the exit code."""
+    typed = read_arguments(arguments, "evaluate")
+    prepare(typed)
+    text = answer(typed, __doc__)
+    return evaluate(compose_evaluate(typed.overrides)) if text is None else print_text(text)
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """One evaluation: plays, writes the result and prints it. Returns the exit code."""
+    load_plugins(config.plugins)
     agent = load_agent(find_checkpoint(Path(config.run), warn), config.allow, config.tasks)
     spec = evaluation_spec(agent, config.tasks, config.engine)
     for sentence in get_suite(spec.suite).warnings(spec):
@@ -63,7 +75,8 @@ def evaluate(config: EvaluateConfig) -> int:
     folder = results_folder(Path(config.run), agent.path)
     output = Path(config.output) if config.output else folder / "evaluation.json"
     prepare_output(output, given=bool(config.output))
-    check_links(folder, "videos", "probes", "tensorboard")
+    check_links(folder, "videos", "probes")
+    check_trackers(config.logger)
     if config.video:
         check_video()
     configure_process(config.threads or num_cores())
@@ -77,7 +90,7 @@ def evaluate(config: EvaluateConfig) -> int:
     title = f"mimpala: evaluating {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames): {config.episodes} {how} episodes"
     console.say(f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}")
     moved = _keep_earlier_folders(agent, spec, config, folder, probing)
-    written = [output, *(probing.write_similarity(folder, agent.updates) if config.similarity else ())]
+    pictures = probing.write_similarity(folder) if config.similarity else []
     episodes, probed, stopped = _play_all(agent, spec, config, probing, console)
 
     content = report(agent, spec, config, slots, episodes)
@@ -87,15 +100,16 @@ def evaluate(config: EvaluateConfig) -> int:
         content["probes"] = probe_report(agent, episodes, probed)
     earlier = write_report(output, content)
     console.print(*result_tables(content), sep="\n", highlight=False)
-    for path in written:
-        console.say(f"written: {path}")
+    for written in (output, *pictures):
+        console.say(f"written: {written}")
     for path in (earlier, *moved):
         if path:
             console.say(f"kept: {path}, an earlier evaluation with other settings")
-    if stopped:
-        raise stopped
-    # Last, so that an interrupted video does not lose the result.
-    return _record_videos(agent, spec, config, folder, console) if config.video else DONE
+    with contextlib.closing(track_evaluation(config.logger, agent, folder, content, pictures)) as trackers:
+        if stopped:
+            raise stopped
+        # Last, so that an interrupted video does not lose the result.
+        return _record_videos(agent, spec, config, folder, console, trackers) if config.video else DONE
 
 
 def _keep_earlier_folders(
@@ -144,12 +158,18 @@ def _play_all(
     return episodes, probed, None
 
 
-def _record_videos(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, folder: Path, console: TextConsole) -> int:
+def _record_videos(
+    agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, folder: Path, console: TextConsole, trackers: Trackers
+) -> int:
     make = partial(make_actor, agent, spec, slots=1, config=config)
     names, rates = file_names(spec.tasks), picture_rates(spec)
     try:
         for drawn in record_all(names, make, agent.env, config.video_episodes, folder / "videos", rates):
-            console.say(f"written: {drawn}") if isinstance(drawn, Path) else warn(drawn)
+            if isinstance(drawn, str):
+                warn(drawn)
+                continue
+            console.say(f"written: {drawn}")
+            trackers.video(agent.frames, f"evaluation/video/{drawn.stem}", drawn)
     except KeyboardInterrupt:
         warn("interrupted: the result is written, and not every video")
         return INTERRUPTED

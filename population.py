@@ -21,10 +21,14 @@ from ablation.grid.local_executor import available_cores
 from ablation.grid.scheduler import State
 from ablation.population.population import Population, PopulationError
 from ablation.population.report import summary, table, write_summary
-from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
+from agents.cli.exit_codes import DONE, FAILED, exit_code, print_text
 from agents.run.lock import sole_writer
+from agents.setup.plugins import prepare
 from conf.allowlist import run_arguments
-from conf.loading import all_keys, compose_population
+from conf.arguments.aliases import normalize
+from conf.arguments.flags import answer, read_arguments
+from conf.command_line import command_of
+from conf.loading import compose_population
 from conf.population_schema import PopulationConfig, check_population
 
 
@@ -41,12 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def dispatch(arguments: Sequence[str]) -> int:
     """Trains the population of the arguments. Returns the exit code."""
-    if asks_for_help(arguments):
-        return show_help(__doc__, all_keys("population", overrides(arguments)))
-    config = compose_population(arguments)
+    typed = read_arguments(arguments, "population")
+    prepare(typed)
+    if (text := answer(typed, __doc__)) is not None:
+        return print_text(text)
+    overrides = normalize(typed.overrides, "population")
+    config = compose_population(overrides)
     check_population(config, len(available_cores()))
     try:
-        return train(config, ["python", "population.py", *arguments])
+        return train(config, ["python", "population.py", *overrides])
     except OSError as error:
         # Existing files are intact; each member reports its own write errors.
         raise PopulationError(
@@ -73,8 +80,8 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
         for path in written:
             display.say(f"written: {path}")
         if content["best"]:
-            best = run_arguments(str(population.folder / content["best"]), config.env)
-            display.say(f"next: python evaluate.py {best}")
+            best = run_arguments(str(population.folder / content["best"]), config.env, config.plugins)
+            display.say(f"next: {command_of('evaluate')} {best}")
     return FAILED if any(now.state is State.FAILED for now in status.values()) else DONE
 
 

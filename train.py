@@ -10,15 +10,19 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
-from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
+from agents.cli.exit_codes import DONE, exit_code, print_text
 from agents.cli.terminal import TextConsole, warn
 from agents.distributed.torchrun import add_num_processes, torchrun_rank
 from agents.run.layout import check_free, default_run, holds_run
 from agents.run.lock import sole_writer
 from agents.runtime.processes.fork_server import start_fork_server
-from conf.loading import all_keys, changed_keys, compose_train, explicit_keys, reference_fusion
+from agents.setup.plugins import prepare
+from conf.arguments.aliases import normalize
+from conf.arguments.flags import answer, read_arguments
+from conf.loading import changed_keys, compose_train, explicit_keys, reference_fusion
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite, make_spec, settle
@@ -44,9 +48,10 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
     if config.runtime.name == "local":
         start_fork_server()
     with slow_imports():
+        from agents.evaluation.during_training import Evaluations
         from agents.learning.inner_loop import learn
         from agents.run.session import open_session
-    with open_session(config, env, pause_at=pause_at) as session:
+    with open_session(config, env, pause_at=pause_at) as session, closing(Evaluations(session)) as evaluations:
         learner, runtime, shard = session.learner, session.runtime, session.plan.shard
         while not session.ended_by():
             try:
@@ -70,13 +75,26 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
                 session.log()
             if session.save_is_due():
                 session.save()
+            evaluations.advance()
+        evaluations.finish()
         return session.finish()
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Shows help, or trains a new run, a resumed run, or as a follower of torchrun's first learner. Returns the exit code."""
-    if asks_for_help(arguments):
-        return show_help(__doc__, all_keys("train", overrides(arguments)))
+    """Prints what the flags ask for, or trains: new runs, a resumed run, or as a follower of torchrun's first learner.
+
+    Returns:
+        The exit code.
+    """
+    typed = read_arguments(arguments, "train")
+    prepare(typed)
+    if (text := answer(typed, __doc__)) is not None:
+        return print_text(text)
+    if "multirun" in typed.flags:
+        with slow_imports():
+            from ablation.grid.multirun import multirun
+        return multirun(typed.overrides)
+    arguments = normalize(typed.overrides, "train")
     if (launched := torchrun_rank()) and launched.rank > 0:
         with slow_imports():
             from agents.distributed.follower import follow_under_torchrun

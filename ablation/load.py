@@ -18,7 +18,7 @@ import numpy as np
 
 from ablation.analysis.results import Array, Curve, Measure, Problem, Results, Run
 from agents.run.layout import AGENT, CONFIG, PROVENANCE, RESULT
-from conf.command_line import format_argument
+from conf.command_line import command_of, format_argument
 from conf.composition import flatten
 from conf.loading import load_train, to_dict
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
@@ -36,7 +36,7 @@ SUCCESS = Measure(name="success", label="success", best=1.0, floor=0.0)
 RETURN = Measure(name="return", label="return", best=None)
 
 HOUSEKEEPING_KEYS = set(MAY_CHANGE_ON_RESUME) - {
-    *("total_frames", "stop_at_success", "precision", "runtime.name", "log_frames")
+    *("total_frames", "stop_at", "stop_at_success", "precision", "runtime.name", "log_frames")
 }
 """Keys that change neither what is learned nor what is reported. The keys that are subtracted change one of these."""
 
@@ -176,12 +176,14 @@ def read_record(folder: Path) -> Record:
     config, run = load_train(folder / CONFIG), format_argument("run", str(folder))
     result = read_result(folder)
     if not result.get("finished"):
-        raise InputError(f"its training is not finished: continue it with python train.py {run} resume=true.")
+        raise InputError(f"its training is not finished: continue it with {command_of('train')} {run} resume=true.")
     evaluation = read_evaluation(folder)
     if not evaluation:
-        raise InputError(f"it has no evaluation: make one with python evaluate.py {run}.")
+        raise InputError(f"it has no evaluation: make one with {command_of('evaluate')} {run}.")
     if evaluation["provenance"]["updates"] != result["updates"]:
-        raise InputError(f"its training continued after its evaluation: make a new one with python evaluate.py {run}.")
+        raise InputError(
+            f"its training continued after its evaluation: make a new one with {command_of('evaluate')} {run}."
+        )
     cell, provenance, agent = (
         _read(folder / name, {}, form)
         for name, form in ((CELL_FILE, _CELL_FORM), (PROVENANCE, _PROVENANCE_FORM), (AGENT, _AGENT_FORM))

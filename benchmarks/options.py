@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, show_help
+from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, print_text
 from system.errors import InputError
 
 Row = dict[str, Any]
@@ -100,7 +100,7 @@ def report(measure: Callable[[list[str]], Iterator[Row]], arguments: Sequence[st
         0 done, 1 a measured program failed or a row has `ok` false, 2 bad input, 130 interrupted.
     """
     if asks_for_help(arguments):
-        return show_help(description, {})
+        return print_text(description or "")
     # SIGTERM must run the `finally` clauses that end the measured programs.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A shell starts background jobs with SIGINT ignored, which the trainings would inherit.

@@ -6,12 +6,45 @@ and folders are used only if the command line names them too, in the same key or
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from conf.command_line import format_argument
 from envs.suite import EnvConfig
 from envs.suites import get_suite
 from system.errors import InputError
+
+LOADED_PLUGINS: list[str] = []
+"""Modules whose parts are in the tables of this process (agents/setup/plugins.py)."""
+
+
+def saved_plugins(data: Any) -> list[str]:
+    """The plugins that the plain data of a saved configuration name."""
+    named = data.get("plugins") if isinstance(data, dict) else None
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
+def check_plugins(data: Any, allowed: Collection[str], source: str) -> None:
+    """Refuses a configuration from `source`, a file, that names plugins which are neither loaded nor `allowed`. The InputError has the
+    argument that is to be added to the command.
+    """
+    refused = [
+        name
+        for name in saved_plugins(data)
+        if name not in LOADED_PLUGINS and not {name, *_packages(name)} & set(allowed)
+    ]
+    if refused:
+        listed, pronoun = ", ".join(refused), "it" if len(refused) == 1 else "them"
+        raise InputError(
+            f"{source}: plugins names {listed}, which would be imported: if you know {pronoun}, add {format_argument('plugins', refused)} "
+            "to the command, else do not use this run."
+        )
+
+
+def _packages(module: str) -> list[str]:
+    """The packages in which a module is."""
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def external_names(config: EnvConfig) -> dict[str, str]:
@@ -27,8 +60,7 @@ def check_external_names(config: EnvConfig, allowed: Collection[str], source: st
     modules = get_suite(config.name).modules(config)
     refused = {}
     for name, key in external_names(config).items():
-        packages = name.split(".")
-        parents = [".".join(packages[:length]) for length in range(1, len(packages))] if name in modules else []
+        parents = _packages(name) if name in modules else []
         if not {name, *parents} & set(allowed):
             refused[name] = key
     if refused:
@@ -42,7 +74,8 @@ def check_external_names(config: EnvConfig, allowed: Collection[str], source: st
         )
 
 
-def run_arguments(run: str, config: EnvConfig) -> str:
-    """The arguments that name a run to another program, as typed into a shell: `run=`, and `allow=` where the run needs it."""
-    allow = list(external_names(config))
-    return " ".join([format_argument("run", run), *([format_argument("allow", allow)] if allow else [])])
+def run_arguments(run: str, config: EnvConfig, plugins: Sequence[str] = ()) -> str:
+    """The arguments that name a run to another program, as typed into a shell: `run=`, and `plugins=` and `allow=` where it needs them."""
+    named = {"plugins": list(plugins), "allow": list(external_names(config))}
+    further = [format_argument(key, values) for key, values in named.items() if values]
+    return " ".join([format_argument("run", run), *further])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from conf.fields import check_fields
-from conf.names import FLAT_FUSIONS, FUSIONS, SPATIAL_FUSIONS, TORSO_SITE
+from conf.names import FLAT_FUSIONS, FUSIONS, SPATIAL_FUSIONS, THRESHOLDS, TORSO_SITE
 from conf.schema import FusionConfig, LearnerConfig, RuntimeConfig, TrainConfig
 from system.errors import InputError, unknown_name
 
@@ -34,9 +34,28 @@ def check_train(config: TrainConfig) -> None:
         raise InputError(
             f"runtime.task_weights={weights} does not fit runtime.task_schedule={config.runtime.task_schedule}: {fix}."
         )
+    check_thresholds(config)
     if config.match_params and config.match_params not in FUSIONS and not config.match_params.isdecimal():
         raise unknown_name("match_params", config.match_params, ("a number", *FUSIONS))
     check_columns(config.learner, config.runtime)
+
+
+def check_thresholds(config: TrainConfig) -> None:
+    """Checks the names and numbers of `stop_at`. Whether the tasks have scores is checked in agents.setup.preflight."""
+    thresholds = config.stop_at
+    if thresholds is None:
+        return
+    if not isinstance(thresholds, dict):
+        raise InputError(f"stop_at={thresholds} is no mapping: write {{success: 0.9}}.")
+    for measure, least in thresholds.items():
+        if measure not in THRESHOLDS:
+            raise unknown_name("stop_at", measure, THRESHOLDS)
+        if type(least) not in (int, float) or not -1e30 < least < 1e30:
+            raise InputError(f"stop_at.{measure}={least} is no finite number: give the least mean over tasks.")
+    if config.stop_at_success and thresholds:
+        raise InputError(
+            f"stop_at_success={config.stop_at_success} and stop_at={thresholds} are given together: give stop_at alone."
+        )
 
 
 def check_device(name: str) -> None:

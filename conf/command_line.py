@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import unicodedata
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ TEXT_KEYS = frozenset(
     ("run", "folder", "report", "output", "corpus", "runtime.address", "env.level_cache", "env.dataset_path")
 )
 """Keys whose value is any text, usually a file name. Hydra would read 2024_01_01 as a number and a,b as two values."""
+
+_MOST_SHOWN = 200
+"""Most letters of an argument in a message."""
 
 _PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED_WORDS = ("null", "true", "false", "inf", "nan", "on", "off", "yes", "no")
@@ -24,6 +28,18 @@ def quote_text_value(override: str) -> str:
     key, equals, value = override.partition("=")
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     return f"{key}={_quote(value)}" if equals and value and key in TEXT_KEYS and not quoted else override
+
+
+def shorten(text: str) -> str:
+    """The text, cut for a message."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def command_of(program: str) -> str:
+    """The command that starts `program` as this process was started: `python evaluate.py`, or `mimpala evaluate`, which uses the option -P
+    (mimpala/console.py).
+    """
+    return f"mimpala {program}" if sys.flags.safe_path else f"python {program}.py"
 
 
 def format_argument(key: str, value: str | Sequence[str]) -> str:

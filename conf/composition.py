@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import functools
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from conf.ablate_schema import AblateConfig
-from conf.command_line import quote_text_value
+from conf.arguments.aliases import normalize
+from conf.command_line import quote_text_value, shorten
 from conf.names import CONTEXTS, CORES, FLAT_FUSIONS, FUSIONS, RUNTIMES, SPATIAL_FUSIONS, TORSO_SITE, TORSOS
 from conf.population_schema import PopulationConfig
-from conf.schema import EvaluateConfig, TrainConfig
+from conf.schema import EvaluateConfig, ExportConfig, TrainConfig
+from conf.search_schema import SearchConfig
 from conf.studies_schema import STUDIES
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
 
-_PROGRAMS = {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig}
+_PROGRAMS = {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig, "search": SearchConfig}
+_WITHOUT_GROUPS = {"evaluate": EvaluateConfig, "export": ExportConfig}
 _NAMES = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS, "runtime": RUNTIMES}
 """The choices of the groups without files: each sets its name, and what _FURTHER has."""
 _FURTHER: dict[str, dict[str, Any]] = {
@@ -35,49 +45,115 @@ _FURTHER: dict[str, dict[str, Any]] = {
     "tucker": {"rank": 32},
 }
 
+_SUITE_FILES = frozenset(SUITES)
+"""Suites with a file in conf/env."""
+_GROUPS = ("env", "experiment", *_NAMES)
+PROGRAMS_WITH_GROUPS = tuple(_PROGRAMS)
+"""The programs whose configuration has these groups."""
+
+
+_config_dirs: dict[str, str] = {}
+
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a program, or of a file or schema of conf/, with `overrides`, typed by its schema but not checked.
 
     InputError for an unknown key or name, a value of the wrong type, or an override that cannot be read.
     """
-    _store_choices()
-    _store_schema(name)
+    overrides = normalize(overrides, name)
     for argument in overrides:
-        if "${" in argument:
-            raise InputError(f"{argument} holds an interpolation: give the value itself.")
         if argument.startswith("hydra"):
             raise InputError(
-                f"{argument} is not a key of the configuration: Hydra only reads files here, it runs nothing."
+                f"{shorten(argument)} is not a key of the configuration: Hydra only reads files here, it runs nothing."
             )
-        if argument.startswith(("+", "~")):
-            raise InputError(f"{argument} adds or removes a key: every key is there already, write key=value.")
-    overrides = list(map(quote_text_value, overrides))
-    parsed = parse_overrides(overrides)
+    parsed = parse_overrides(list(map(quote_text_value, overrides)))
+    with _initialized(name):
+        groups = [override for override in parsed if name in PROGRAMS_WITH_GROUPS and override.key_or_group in _GROUPS]
+        for override in parsed:
+            _check_override(override, name, is_group=override in groups)
+        # The last choice of a group counts, as the last value of a key.
+        chosen = {override.key_or_group: override for override in groups}.values()
+        try:
+            composed = _compose_choices(name, tuple(str(choice.input_line) for choice in chosen))
+        except (HydraException, OmegaConfBaseException, ValueError, OSError, yaml.YAMLError) as error:
+            raise _explain_files(error, groups) from error
+        config = copy.deepcopy(composed)
+    if "${" in repr(OmegaConf.to_container(config)):
+        given = " ".join(str(choice.input_line) for choice in chosen)
+        raise InputError(
+            f"{given} names a file with an interpolation: write values in files, and ${{oc.env:NAME}} on the command line."
+        )
+    for override in parsed:
+        if override not in groups:
+            if override.is_sweep_override():
+                raise _several_values(override, name, config)
+            set_value(config, override.key_or_group, override.value())
+    return config
+
+
+class _FoldersOfSettings(SearchPathPlugin):
+    """Adds the folders of `use_config_dirs` behind conf/."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for key, folder in _config_dirs.items():
+            search_path.append(key, f"file://{folder}")
+
+
+def use_config_dirs(folders: Mapping[str, str]) -> None:
+    """Replaces the folders with further files of settings, by the flag or variable that names each.
+
+    InputError for a folder that does not exist, or with a file that has the name of a choice.
+    """
+    found = {key: os.path.abspath(folder) for key, folder in folders.items()}
+    if found == _config_dirs:
+        return
+    _config_dirs.clear()
+    forget_choices()
+    own = list_choices("ablate")
+    for key, folder in found.items():
+        if not os.path.isdir(folder):
+            raise InputError(f"{key} {folder} is not a folder: give one with files such as experiment/mine.yaml.")
+        for group, names in own.items():
+            if taken := next((name for name in names if os.path.exists(f"{folder}/{group}/{name}.yaml")), None):
+                raise InputError(
+                    f"{key} has {group}/{taken}.yaml, which is a name of mimpala: give the file another name."
+                )
+    Plugins.instance().register(_FoldersOfSettings)
+    _config_dirs.update(found)
+    forget_choices()
+
+
+@contextlib.contextmanager
+def _initialized(name: str) -> Iterator[None]:
+    """Hydra with the files of conf/, the choices, and the schema of a program or study."""
+    _store_choices()
+    _store_schema(name)
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
-        for override in parsed:
-            # Presets of ablate.py set keys that other programs lack.
-            names = _list_names(override.key_or_group)
-            if name != "ablate":
-                names = [choice for choice in names if not choice.startswith("ablate_")]
-            if names and override.value() not in names:
-                raise unknown_name(override.key_or_group, override.get_value_string(), names)
-        choices = [override for override in parsed if _list_names(override.key_or_group)]
-        values = [override for override in parsed if override not in choices]
-        try:
-            config = copy.deepcopy(_compose_choices(name, tuple(str(choice.input_line) for choice in choices)))
-            for override in values:
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        except (HydraException, OmegaConfBaseException, ValueError):
-            config = None
-        if config is not None and not any(override.package for override in values):
-            return config
-        try:
-            # Hydra composes all overrides, slowly, and raises the error with the reason.
-            return compose(name, overrides=overrides)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise _explain(error, name, overrides) from error
+        yield
+
+
+def _check_override(override: Override, program: str, *, is_group: bool) -> None:
+    """Raises InputError for a package, and for a group unless the override gives one of its names."""
+    key = override.key_or_group
+    if override.package is not None:
+        raise InputError(
+            f"{shorten(str(override.input_line))} holds @ in its key, and no key has a package: write key=value."
+        )
+    if is_group:
+        if override.is_sweep_override():
+            raise _several_values(override, program)
+        names = _names_for(program, key)
+        if override.value() not in names:
+            raise unknown_name(key, shorten(override.get_value_string()), names)
+
+
+def _several_values(override: Override, program: str, config: DictConfig | None = None) -> InputError:
+    key, values = override.key_or_group, override.get_value_string()
+    fix = "train.py -m trains each, and ablate.py compares them" if program in PROGRAMS_WITH_GROUPS else "give one"
+    if config is not None and isinstance(OmegaConf.select(config, key), ListConfig):
+        fix = f"write {key}=[{values}] for a list; {fix}"
+    return InputError(shorten(f"{key}={values}") + f" gives several values where one is needed: {fix}.")
 
 
 @functools.cache
@@ -88,42 +164,134 @@ def _compose_choices(name: str, groups: tuple[str, ...]) -> DictConfig:
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """The overrides as Hydra reads them. Raises InputError if one cannot be read."""
-    try:
-        return OverridesParser.create().parse_overrides(list(overrides))
-    except (HydraException, ValueError, RecursionError) as error:
-        # ValueError comes from numbers with thousands of digits, RecursionError from as many brackets.
-        quotes = ", and texts with brackets in quotes" if any("(" in argument for argument in overrides) else ""
-        raise InputError(f"The arguments cannot be read ({first_line(error)}): write key=value{quotes}.") from error
+    parser = OverridesParser.create()
+    parsed = []
+    for argument in overrides:
+        try:
+            parsed.append(parser.parse_override(argument))
+        except (HydraException, ValueError, RecursionError) as error:
+            # ValueError comes from numbers with thousands of digits, RecursionError from as many brackets.
+            raise InputError(f"{shorten(argument)} cannot be read: {_why_unreadable(argument)}.") from error
+    return parsed
 
 
-@functools.cache
-def _groups() -> frozenset[str]:
-    """The groups of conf/. Hydra takes 15 ms for this list, and as long to find that one key is no group."""
-    return frozenset(GlobalHydra.instance().config_loader().list_groups(""))
+def _why_unreadable(argument: str) -> str:
+    """What to change in an argument that Hydra's grammar refuses."""
+    key, _, value = argument.partition("=")
+    if not re.fullmatch(r"[\w.@/-]+", key):
+        return "write key=value"
+    for opening, closing in ("[]", "{}", "()"):
+        if value.count(opening) != value.count(closing):
+            return f"{opening} and {closing} are not in pairs"
+    if value.count("'") % 2 or value.count('"') % 2:
+        return "a quote is not closed"
+    if "(" in value:
+        return f"write texts with brackets in quotes, as \"{key}=['a(1)']\""
+    return f"write key=value, and a text with special characters in quotes, as \"{key}='...'\""
 
 
 @functools.cache
 def _list_names(group: str) -> list[str]:
     """The names in a group of conf/; empty if `group` is not a group."""
-    if group not in _groups():
-        return []
     options = GlobalHydra.instance().config_loader().get_group_options(group)
     return [option for option in options if not option.endswith("_schema")]
 
 
-def _explain(error: Exception, name: str, overrides: Sequence[str]) -> InputError:
-    """Hydra's error as one sentence."""
-    message = "\n".join(str(part) for part in (error, error.__cause__) if part)
-    # The longest match, because both `core` and `core.size` are keys.
-    key = max((key for key in (o.split("=")[0] for o in overrides) if key in message), key=len, default="")
-    if "not in struct" in message or "not in '" in message:
-        unknown = key or first_line(error)
-        keys = list(flatten(OmegaConf.to_container(compose(name)))) if GlobalHydra.instance().is_initialized() else []
-        near = difflib.get_close_matches(unknown, keys, n=3, cutoff=0.5)
-        schema = "studies_schema" if name.startswith("studies/") else "schema"
-        hint = f"did you mean {' or '.join(near)}?" if near else f"see conf/{schema}.py for all keys."
-        return InputError(f"{unknown} is not a key of the configuration: {hint}")
-    return InputError(f"{key + ': ' if key else ''}{first_line(error.__cause__ or error)}.")
+def _names_for(program: str, group: str) -> list[str]:
+    """The names in a group that a program may have. Presets of ablate.py set keys that other programs lack."""
+    return [choice for choice in _list_names(group) if program == "ablate" or not choice.startswith("ablate_")]
+
+
+def list_choices(program: str) -> dict[str, list[str]]:
+    """The groups of a program's command line, with their names."""
+    with _initialized(program):
+        return {group: _names_for(program, group) for group in _GROUPS}
+
+
+def list_search_path(program: str) -> list[tuple[str, str]]:
+    """Where files of settings are searched: the provider and the path of each place, in order."""
+    with _initialized(program):
+        places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    return [(place.provider, place.path) for place in places]
+
+
+def compose_hydra(name: str) -> DictConfig:
+    """Hydra's own configuration beside that of a program. It has no effect, because only files are read."""
+    with _initialized(name):
+        config = compose(name, return_hydra_config=True)
+    return OmegaConf.masked_copy(config, ["hydra"])
+
+
+def set_value(config: DictConfig, key: str, value: Any) -> None:
+    """Sets a key or a whole group. A whole float is an integer where one is needed, and one value is a list of one where a list is needed.
+
+    InputError for an unknown key, and for a value of another type than the key's.
+    """
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            raise _unknown_key(config, key)
+        node = node._get_node(part)
+    if isinstance(node, DictConfig):
+        if not isinstance(value, dict):
+            raise InputError(f"{_assign(key, value)} is no value: {key} is a group of keys, write {key}.<key>=value.")
+        for name, item in value.items():
+            set_value(config, f"{key}.{name}", item)
+        return
+    try:
+        OmegaConf.update(config, key, _fit(node, value), merge=True)
+    except (OmegaConfBaseException, ValueError, TypeError, ArithmeticError) as error:
+        wanted = next((words for kind, words in _KINDS.items() if isinstance(node, kind)), "another value")
+        raise InputError(f"{_assign(key, value)} is not {wanted}: give one.") from error
+
+
+_KINDS: dict[type[Any], str] = {
+    IntegerNode: "a whole number",
+    FloatNode: "a number",
+    BooleanNode: "true or false",
+    StringNode: "a single text",
+    ListConfig: "a list of plain values",
+}
+"""Node of a key -> what its value must be."""
+
+
+def _fit(node: Any, value: Any) -> Any:
+    """The value in the type of the key's node, if it is only written in another way."""
+    if isinstance(node, ListConfig) and not isinstance(value, dict | type(None)):
+        values = value if isinstance(value, list) else [value]
+        return list(map(_whole, values)) if node._metadata.element_type is int else values
+    return _whole(value) if isinstance(node, IntegerNode) else value
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _assign(key: str, value: Any) -> str:
+    texts = {True: "true", False: "false", None: "null"}
+    return shorten(f"{key}={texts[value] if isinstance(value, bool | type(None)) else value}")
+
+
+def _unknown_key(config: DictConfig, key: str) -> InputError:
+    keys = list(flatten(OmegaConf.to_container(config)))
+    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all keys."
+    return InputError(f"{shorten(key)} is not a key of the configuration: {hint}")
+
+
+def _explain_files(error: Exception, groups: Sequence[Override]) -> InputError:
+    """The error of composing files as one sentence."""
+    given = " ".join(str(choice.input_line) for choice in groups) or "the defaults"
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__ or cause.__context__
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    if key in _GROUPS:
+        return InputError(
+            f"{given} has keys that belong to no group: begin a file of {key}/ with `# @package _global_`."
+        )
+    reason = f", because of {shorten(str(key))}" if key else ""
+    return InputError(f"{given} cannot be composed{reason}: check names, values and YAML of the files that it names.")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -136,10 +304,18 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of the error's message without a full stop; the name of its type if it has no message."""
-    text = str(error).strip()
-    return (text.splitlines()[0] if text else type(error).__name__).rstrip(".")
+def describe_misfit(error: Exception) -> str:
+    """The end of a sentence: which key of a file is not in the schema, or has a value of another type."""
+    key = getattr(error, "full_key", None) or getattr(error, "key", None)
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        return f"{shorten(str(key))} is not a key"
+    return f"{shorten(str(key))} has a value of another type" if key else "it has a value of another type"
+
+
+def forget_choices() -> None:
+    """Lets the next composition see names that were added to the tables, and other folders of settings."""
+    for cached in (_store_choices, _store_schema, _list_names, _compose_choices):
+        cached.cache_clear()
 
 
 @functools.cache
@@ -148,8 +324,8 @@ def _store_schema(name: str) -> None:
     store = ConfigStore.instance()
     if name in _PROGRAMS:
         store.store(name=f"{name}_schema", node=_PROGRAMS[name])
-    elif name == "evaluate":
-        store.store(name="evaluate", node=EvaluateConfig)
+    elif name in _WITHOUT_GROUPS:
+        store.store(name=name, node=_WITHOUT_GROUPS[name])
     else:
         study = name.removeprefix("studies/").rpartition("_")[0]
         store.store(group="studies", name=f"{study}_schema", node=STUDIES[study], package="_global_")
@@ -164,3 +340,6 @@ def _store_choices() -> None:
             store.store(group=group, name=name, node={"name": name, **_FURTHER.get(name, {})})
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)
+        if name not in _SUITE_FILES:
+            # The suite of a plugin, which has no file with settings for it.
+            store.store(group="env", name=name, node=suite.config)

@@ -90,6 +90,12 @@ def _declare(default: Any, check: _Numbers | _Choice) -> Any:
     return field(default=default, metadata={_CHECK: check})
 
 
+def choices_of(declared: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The names that a field's single value may have; empty for a list and for other fields."""
+    check = declared.metadata.get(_CHECK)
+    return tuple(check.names) if isinstance(check, _Choice) and isinstance(declared.default, str) else ()
+
+
 def check_fields(config: Any, prefix: str = "") -> None:
     """Checks the value of every field that `number` or `choice` declares, in nested groups too. The InputError has key, value and what is
     allowed. A group's `name` is reported by the key that selects it: `fusion`, not `fusion.name`.

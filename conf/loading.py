@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -13,12 +14,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.ablate_schema import AblateConfig
+from conf.allowlist import check_plugins
+from conf.arguments.aliases import normalize
 from conf.checks import check_device, check_train
 from conf.command_line import quote_text_value
-from conf.composition import compose_config, first_line, flatten, parse_overrides
+from conf.composition import compose_config, describe_misfit, flatten, parse_overrides
 from conf.fields import check_fields
 from conf.population_schema import PopulationConfig
-from conf.schema import EvaluateConfig, FusionConfig, TrainConfig
+from conf.schema import EvaluateConfig, ExportConfig, FusionConfig, TrainConfig
+from conf.search_schema import Domain, SearchConfig
 from conf.studies_schema import STUDIES, StudyConfig
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
@@ -46,6 +50,15 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
     return config
 
 
+def compose_export(overrides: Sequence[str]) -> ExportConfig:
+    """The configuration of `mimpala export <overrides>`, checked; InputError as `compose_train`."""
+    config = _to_object(compose_config("export", overrides), ExportConfig)
+    for key, what in (("run", "the run folder or the checkpoint file to export"), ("output", "the folder to write")):
+        if not getattr(config, key):
+            raise InputError(f"{key}= is missing: give {what}.")
+    return config
+
+
 def compose_ablate(overrides: Sequence[str]) -> AblateConfig:
     """The configuration of `python ablate.py <overrides>` with one value for each key; InputError as `compose_train`.
 
@@ -61,6 +74,13 @@ def compose_population(overrides: Sequence[str]) -> PopulationConfig:
     return config
 
 
+def compose_search(overrides: Sequence[str]) -> SearchConfig:
+    """The configuration of `python search.py <overrides>` with one value for each key, checked; InputError as `compose_train`."""
+    config = _to_object(compose_config("search", overrides), SearchConfig)
+    check_train(config)
+    return config
+
+
 def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
     """The configuration of `python -m studies.<name> <overrides>`; `quick=true` selects the small defaults.
 
@@ -70,14 +90,22 @@ def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
     return _to_object(compose_config(f"studies/{name}_quick", overrides), STUDIES[name]) if config.quick else config
 
 
+def compose_for(program: str, overrides: Sequence[str]) -> Any:
+    """The configuration object of `python <program>.py <overrides>` with one value for each key; only keys and types are checked."""
+    return _to_object(compose_config(program, overrides), object)
+
+
 def reference_fusion(config: TrainConfig) -> FusionConfig | None:
     """The fusion that `match_params` names, at its default sizes; None if `match_params` is empty or a number."""
     name = config.match_params
     return compose_train([f"fusion={name}"]).fusion if name and not name.isdecimal() else None
 
 
-def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The overrides with one value, and by key the different values of overrides with several (`core=lstm,mlstm`)."""
+def split_axes(overrides: Sequence[str], program: str = "ablate") -> tuple[list[str], dict[str, list[str]]]:
+    """The overrides with one value, and by key the different values of overrides with several (`core=lstm,mlstm`), in the spelling of
+    `conf.arguments.aliases`.
+    """
+    overrides = normalize(overrides, program)
     single: list[str] = []
     axes: dict[str, list[str]] = {}
     # A text with a comma becomes an axis too, which the grid then refuses.
@@ -94,6 +122,35 @@ def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]
             raise InputError(f"{text} repeats a value or an axis: give every value once.")
         axes[key] = values
     return single, axes
+
+
+def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Domain]]:
+    """The overrides with one value, and by key the values that search.py is to try, in Hydra's words: `a,b`, `choice(a,b)`,
+    `interval(low,high)`, `range(low,high,step)` (without high), and each of the last two in `tag(log,...)`.
+    """
+    overrides = normalize(overrides, "search")
+    single: list[str] = []
+    space: dict[str, Domain] = {}
+    for text, override in zip(overrides, parse_overrides(list(map(quote_text_value, overrides))), strict=True):
+        value: Any = override.value()
+        if not override.is_sweep_override():
+            single.append(text)
+            continue
+        if override.key_or_group in space:
+            raise InputError(f"{text} repeats a key: give every key once.")
+        log = "log" in getattr(value, "tags", ())
+        if override.is_interval_sweep():
+            domain = Domain(low=value.start, high=value.end, log=log)
+        elif override.is_range_sweep() and value.stop is not None and value.step:
+            last = math.ceil((value.stop - value.start) / value.step) - 1
+            domain = Domain(low=value.start, high=value.start + last * value.step, step=value.step, log=log)
+        else:
+            try:
+                domain = Domain(choices=tuple(override.sweep_string_iterator()))
+            except HydraException as error:
+                raise InputError(f"{text} cannot be read as a list of values: write key=a,b,c.") from error
+        space[override.key_or_group] = domain
+    return single, space
 
 
 def train_part(config: TrainConfig) -> TrainConfig:
@@ -123,7 +180,8 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
 
 def explicit_keys(overrides: Sequence[str]) -> set[str]:
     """Keys and groups that `overrides` name themselves, without the keys in the files of a group."""
-    return {override.key_or_group for override in parse_overrides(list(map(quote_text_value, overrides)))}
+    parsed = parse_overrides(list(map(quote_text_value, normalize(overrides, "train"))))
+    return {override.key_or_group for override in parsed}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -138,6 +196,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
         data = _plain_data(data)
     except ValueError as error:
         raise InputError(f"{problem}: {error}.") from error
+    check_plugins(data, (), source)
     if not isinstance(data, dict) or not isinstance(data.get("env"), dict):
         raise InputError(f"{problem}: it has no `env`.")
     name = data["env"].get("name")
@@ -149,7 +208,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     try:
         merged = OmegaConf.merge(schema, OmegaConf.create(data))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
-        raise InputError(f"{problem}: {first_line(error)}.") from error
+        raise InputError(f"{problem}: {describe_misfit(error)}.") from error
     config = _to_object(merged, TrainConfig)
     if "initialization" not in data:
         # Runs from before this key used torch's initialisation.
@@ -166,7 +225,7 @@ def evaluate_from_dict(data: Any) -> EvaluateConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.create(_plain_data(data)))
     except OmegaConfBaseException as error:
-        raise ValueError(first_line(error)) from error
+        raise ValueError(describe_misfit(error)) from error
     return _to_object(merged, EvaluateConfig)
 
 

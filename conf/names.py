@@ -1,28 +1,29 @@
 """The names that configuration values may take.
 
 `conf` imports nothing of `agents`. If a table there has the same names as keys, tests/test_config.py holds both equal.
+Plugins add names to the lists (agents/setup/plugins.py).
 """
 
 from __future__ import annotations
 
-FLAT_FUSIONS = (
+FLAT_FUSIONS = [
     *("concat", "concat_mlp", "sum", "gated", "diagonal", "scale_shift", "film", "low_rank", "tucker", "mi"),
     *("hypernetwork", "mixture"),
-)
+]
 """Fusions of flat features (agents.fusion.FUSIONS)."""
 
 SPATIAL_FUSIONS = ("film", "gated_attention", "attention", "dynamic_conv")
 """Fusions of the torso's feature map (agents.fusion.SPATIAL_FUSIONS)."""
 
-FUSIONS = (*FLAT_FUSIONS, *(name for name in SPATIAL_FUSIONS if name not in FLAT_FUSIONS))
+FUSIONS = [*FLAT_FUSIONS, *(name for name in SPATIAL_FUSIONS if name not in FLAT_FUSIONS)]
 TORSO_SITE = "torso"
 SITES = (TORSO_SITE, "core_input", "policy", "value")
 ATTENTION_KEYS = ("content", "position")
 
 CONTEXTS = ("task", "instruction", "both", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
-CORES = ("lstm", "gru", "mingru", "mogrifier", "mlstm", "mi_lstm", "feedforward")
-TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
+CORES = ["lstm", "gru", "mingru", "mogrifier", "mlstm", "mi_lstm", "feedforward"]
+TORSOS = ["auto", "grid", "shallow", "deep", "mlp"]
 INITIALIZATIONS = ("scaled", "sonnet", "torch")
 
 LOSSES = ("impala", "appo")
@@ -31,6 +32,8 @@ OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam", "muon")
 REWARD_TRANSFORMS = ("clip", "soft_asymmetric", "soft_asymmetric_paper", "none")
 PG_BOOTSTRAPS = ("mixed", "paper")
 REDUCTIONS = ("mean", "sum")
+SCHEDULES = ("linear", "constant", "cosine")
+"""Of the learning rate (agents.learning.optimizers.rate_share)."""
 
 RUNTIMES = ("serial", "local", "cluster")
 NODE_RUNTIMES = ("local", "serial")
@@ -38,9 +41,13 @@ NODE_RUNTIMES = ("local", "serial")
 INFERENCE = ("auto", "actor", "server")
 TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
 PRECISIONS = ("auto", "fp32", "bf16")
+LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
+"""Trackers (agents.run.trackers.tracker.TRACKERS)."""
 SWITCHES = ("auto", "true", "false")
 
-PROBES = ("swap", "shuffle", "zero", "all")
+PROBES = ["swap", "shuffle", "zero", "all"]
+THRESHOLDS = ("success", "return", "score")
+"""Measures of `stop_at`."""
 MEASURES = ("auto", "score", "success", "return")
 
 EPISODE_WINDOW = 100

@@ -77,6 +77,7 @@ def check_population(config: PopulationConfig, cores: int) -> None:
         )
     check_parallel(config.runtime.name, config.parallel, cores)
     again = "use folder=..., and the same command again to continue"
-    for key, fix in {"run": again, "resume": again, "stop_at_success": "leave it out"}.items():
+    unused = dict.fromkeys(("stop_at", "stop_at_success", "evaluate_every"), "leave it out")
+    for key, fix in {"run": again, "resume": again, **unused}.items():
         if getattr(config, key):
             raise InputError(f"{key}={getattr(config, key)} is not for the members of a population: {fix}.")

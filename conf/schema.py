@@ -100,7 +100,7 @@ class TorsoConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LearnerConfig:
-    """The learner. See agents.learning.learner.Learner for the options that are not listed here.
+    """The learner.
 
     Attributes:
         unroll_length: T, in agent steps.
@@ -111,8 +111,35 @@ class LearnerConfig:
         replay_size: Number of columns that the replay holds.
         num_processes: Learner processes. batch_size, replay_size and runtime.num_actors count all of them together. An update
             equals an update of one learner. Under torchrun it is the number of processes that torchrun starts.
-        optimizer: One of agents.learning.learner.OPTIMIZERS.
+        optimizer: One of agents.learning.optimizers.OPTIMIZERS.
+        learning_rate: The highest one of the schedule.
+        anneal: Whether the learning rate falls linearly to 0 over total_frames, if `schedule` is empty.
+        rms_decay: Decay of the mean square of `rmsprop` and `rmsprop_tf`.
+        epsilon: Constant in the denominator of the optimiser.
+        adam_betas: Decays of `adam`'s moments.
+        max_gradient_norm: Gradients are scaled down to this global norm.
+        loss: Of the policy: `impala` (V-trace's policy gradient) or `appo` (PPO's clipped surrogate).
+        clip_ratio: Of `appo`: c of the clip to [1 - c, 1 + c].
+        kl_bound: Of `appo`: KL divergence from the behaviour policy at which later passes over a batch end; 0 = none.
+        normalize_advantage: Over an update (`batch`), over the steps of each task in it (`task`), or not (`none`).
+        discounting: Gamma.
+        baseline_cost: Weight of the loss of the value.
+        entropy_cost: Weight of the entropy at the start.
+        entropy_final: Weight of the entropy at total_frames, to which it changes linearly; -1 = constant.
+        reward_transform: Of the rewards in the loss (agents/learning/rewards.py). Reported returns are raw.
+        reward_clip: Of `clip`: rewards are clipped to [-c, c]; 0 = no clipping.
+        reduction: `mean` over valid steps, or `sum` as in the IMPALA paper.
+        popart: Whether value targets are normalised per task.
+        popart_step_size: Beta of PopArt's moments.
+        popart_warm: Whether the first moments are plain means (agents.learning.popart.warm_step_size).
+        clip_rho, clip_c: V-trace's rho-bar and c-bar.
+        clip_pg_rho: Rho-bar of the policy gradient of `impala`.
+        lambda_: V-trace's lambda.
+        max_refused: Updates in a row that may be refused as not finite before the run ends.
         pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS. Runs from versions without this key use `paper`.
+        schedule: Of the learning rate up to `total_frames`: `linear` to 0, `constant`, or `cosine` to 0; empty: `linear` with `anneal`,
+            otherwise `constant`.
+        warmup_frames: Frames in which the learning rate first rises linearly from 0.
         compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).
         staging: Whether, with a GPU, the next batch is copied from pinned memory during an update; `auto` = `true`.
     """
@@ -126,6 +153,8 @@ class LearnerConfig:
     optimizer: str = choice("adam", names.OPTIMIZERS)
     learning_rate: float = number(1e-3, least=0)
     anneal: bool = True
+    schedule: str = choice("", names.SCHEDULES, optional=True)
+    warmup_frames: int = number(0, least=0)
     rms_decay: float = number(0.99, least=0, most=1)
     # With an epsilon that is 0 in single precision, the update of a parameter without a gradient is 0 / 0.
     epsilon: float = number(1e-8, least=1e-20)
@@ -223,6 +252,7 @@ class TrainConfig:
         resume: Whether to continue the run in that folder.
         allow: Modules, files and folders that the resumed run's configuration may name (conf/allowlist.py), in addition to those that
             the command line names in their own keys.
+        plugins: Modules with the user's own parts (agents/setup/plugins.py), as in an import.
         device: Device of the learner and of the inference server: `cpu`, `cuda`, `cuda:N` or `auto`. `auto` is the first GPU that
             torch sees, and `cpu` with runtime=serial. Actors with their own networks use the processor.
         precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 if the device supports it and the runtime is not serial.
@@ -231,9 +261,14 @@ class TrainConfig:
         milestone_frames: Frames between milestones, which are checkpoints that are never removed; 0 = none.
         log_seconds: Seconds between log steps.
         log_frames: Frames between log steps. It replaces log_seconds, so that log steps do not depend on the machine's speed; 0 = off.
+        logger: Trackers of the metrics besides metrics.jsonl (agents/run/trackers/tracker.py).
         display: Whether to show progress on the terminal.
-        stop_at_success: Mean over tasks of the success over the last 100 episodes at which the run ends early, once every task has
-            had that many episodes; 0 = never.
+        evaluate_every: Frames between evaluations while the run trains (agents/evaluation/during_training.py), whose best one then decides
+            the best checkpoint; 0 = none.
+        evaluate_episodes: Episodes of each task in them.
+        stop_at: Thresholds at which the run ends early, once every task has had 100 episodes: a mapping from `success`, `return` or `score`
+            to the least mean over tasks of the last 100 episodes; all must be reached. None = never.
+        stop_at_success: The same for success alone; 0 = never.
         match_params: A number of parameters, or a fusion whose number of parameters the agent gets (agents/setup/match_params.py).
         initialization: Initial weights (agents/network/initialization.py).
     """
@@ -250,6 +285,7 @@ class TrainConfig:
     run: str = ""
     resume: bool = False
     allow: list[str] = field(default_factory=list)
+    plugins: list[str] = field(default_factory=list)
     device: str = "auto"
     precision: str = choice("auto", names.PRECISIONS)
     checkpoint_seconds: float = number(60.0, least=0)
@@ -257,7 +293,11 @@ class TrainConfig:
     milestone_frames: int = number(0, least=0)
     log_seconds: float = number(5.0, least=0)
     log_frames: int = number(0, least=0)
+    logger: list[str] = choice(["tensorboard"], names.LOGGERS)
     display: bool = True
+    evaluate_every: int = number(0, least=0)
+    evaluate_episodes: int = number(20, least=1)
+    stop_at: Any = None
     stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
     initialization: str = choice("scaled", names.INITIALIZATIONS)
@@ -283,7 +323,9 @@ class EvaluateConfig:
         threads: Compute threads; 0 = all cores, which is faster for large networks only.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that torch sees. Episodes repeat on the same device only.
         probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
+        logger: Trackers of the run that also show the result, its videos and the similarity of tasks (agents/run/trackers/tracker.py).
         similarity: Whether a probe also draws how similar the tasks are to the agent's context encoder.
+        plugins: Modules with the user's own parts, which the agent or `probe` needs.
         allow: Modules, files and folders that the agent's configuration may name (conf/allowlist.py), in addition to those of `tasks`.
     """
 
@@ -302,11 +344,31 @@ class EvaluateConfig:
     device: str = "cpu"
     probe: str = choice("", names.PROBES, optional=True)
     similarity: bool = True
+    logger: list[str] = choice(["tensorboard"], names.LOGGERS)
+    plugins: list[str] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """Options of `mimpala export`.
+
+    Attributes:
+        run: A run folder, its best checkpoint as <run folder>/best, or a checkpoint file.
+        output: The folder to write: a new or empty one, or an earlier export, which is replaced.
+        plugins: Modules with the user's own parts, which the agent needs.
+        allow: Modules, files and folders that the agent's configuration may name (conf/allowlist.py).
+    """
+
+    run: str = ""
+    output: str = ""
+    plugins: list[str] = field(default_factory=list)
     allow: list[str] = field(default_factory=list)
 
 
 MAY_CHANGE_ON_RESUME = (
-    *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames"),
+    *("total_frames", "run", "resume", "allow", "plugins", "display", "stop_at_success", "log_seconds", "log_frames"),
+    *("logger", "evaluate_every", "evaluate_episodes", "stop_at"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
     *("learner.compile", "learner.staging", "learner.num_processes"),
     *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),

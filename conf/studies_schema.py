@@ -53,6 +53,7 @@ class SyntheticConfig(StudyConfig):
         error: Mean squared error to reach; targets have variance 1.
         steps: Training steps.
         batch_size: Samples of each step, never repeated.
+        learning_rate: Of the training.
         test_samples: Samples for the measured error.
         most_parameters: Number of parameters of the largest network that is tried.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -21,6 +22,7 @@ from agents.learning.vtrace import PG_BOOTSTRAPS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
 from agents.run.metrics import WINDOW
+from agents.run.trackers.tracker import TRACKERS
 from conf import composition, names
 from conf.loading import (
     all_keys,
@@ -76,10 +78,11 @@ def refusal(*overrides: str) -> str:
         (names.LOSSES, LOSSES),
         (names.ADVANTAGE_NORMALIZATIONS, NORMALIZATIONS),
         (names.PROBES, (*PROBES, ALL)),
+        (names.LOGGERS, TRACKERS),
     ],
 )
 def test_names_of_conf_equal_the_keys_of_the_tables(known: tuple[str, ...], table: Iterable[str]) -> None:
-    assert known == tuple(table)
+    assert tuple(known) == tuple(table)
 
 
 def test_episode_window_of_conf_equals_that_of_the_statistics() -> None:
@@ -219,8 +222,8 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("core.size=null", ("core.size",)),
         ("total_frames=1.5", ("total_frames", "1.5")),
         ("learner.anneal=perhaps", ("learner.anneal", "perhaps")),
-        ("fusion.sites=policy", ("fusion.sites",)),
-        ("env.tasks=3", ("env.tasks",)),
+        ("fusion.sites=null", ("fusion.sites=null is not a list",)),
+        ("env.tasks={a: 1}", ("env.tasks", "is not a list")),
         ("seed=" + "9" * 400, ("seed=999", "out of range")),
         ("core.size=0", ("core.size=0", "from 1 to")),
         ("core.rounds=0", ("core.rounds=0", "from 1 to")),
@@ -245,13 +248,17 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "28 fresh", "runtime.slots_per_actor=64")),
         ("learner.replay_size=-1", ("learner.replay_size=-1",)),
         ("stop_at_success=1.5", ("stop_at_success=1.5",)),
+        ("stop_at=0.9", ("stop_at=0.9", "{success: 0.9}")),
+        ("stop_at={sucess: 0.9}", ("stop_at=sucess", "success, return, score")),
+        ("stop_at={return: many}", ("stop_at.return=many",)),
+        ("learner.schedule=exponential", ("learner.schedule=exponential", "linear, constant, cosine")),
         ("torso.hidden=[0]", ("torso.hidden",)),
         ("runtime.slots_per_actor=0", ("runtime.slots_per_actor",)),
         ("runtime.learner_threads=-1", ("runtime.learner_threads",)),
-        ("+fusion.sparsity=3", ("+fusion.sparsity=3", "adds or removes a key", "key=value")),
-        ("++seed=3", ("++seed=3", "key=value")),
+        ("+fusion.sparsity=3", ("+fusion.sparsity=3", "adds or removes a key", "fusion.sparsity=3")),
+        ("++sede=3", ("sede is not a key",)),
         ("~fusion", ("~fusion", "key=value")),
-        ("seed=${oc.env:HOME}", ("${oc.env:HOME}", "interpolation")),
+        ("seed=${oc.decode:HOME}", ("${oc.decode:HOME}", "interpolation")),
         ("run=${env.name}", ("interpolation",)),
         ("seed", ("seed", "key=value")),
         ("a b", ("a b", "key=value")),
@@ -290,7 +297,7 @@ def test_evaluation_needs_a_run() -> None:
 
 
 def test_every_option_is_comparable_plain_data() -> None:
-    plain = (bool, int, float, str, list)
+    plain = (bool, int, float, str, list, NoneType)
     for key, value in all_keys("train", []).items():
         assert isinstance(value, plain), key
     assert all(dataclasses.is_dataclass(suite.config) for suite in SUITES.values())

@@ -139,7 +139,9 @@ def test_broken_engine_affects_only_its_suites(
     assert "ImportError: no" in found["run"]["problems"][0]
 
 
-@pytest.mark.parametrize(("argument", "answer"), [("env=nowhere", "env=nowhere"), ("--verbose", "doctor.py [--json]")])
+@pytest.mark.parametrize(
+    ("argument", "answer"), [("env=nowhere", "env=nowhere"), ("--verbose", "--verbose is no flag")]
+)
 def test_bad_input(capfd: pytest.CaptureFixture[str], argument: str, answer: str) -> None:
     assert main([argument]) == BAD_INPUT
     assert answer in "".join(capfd.readouterr())

@@ -86,7 +86,7 @@ def test_paths_of_modules_in_the_documents_exist() -> None:
         if document.name == "CHANGELOG.md":
             continue
         for path in re.findall(
-            r"`((?:agents|ablation|conf|envs|studies|system)/[\w/]+\.py)`", document.read_text(encoding="utf-8")
+            r"`((?:agents|ablation|conf|envs|mimpala|studies|system)/[\w/]+\.py)`", document.read_text(encoding="utf-8")
         ):
             assert (ROOT / path).exists(), f"{document.name}: {path}"
 
@@ -175,7 +175,7 @@ def test_the_distribution_holds_every_package_and_entry_point() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for top in ("ablation", "agents", "conf", "envs", "studies", "system")
+        for top in ("ablation", "agents", "conf", "envs", "mimpala", "studies", "system")
         for path in ROOT.glob(f"{top}/**/__init__.py")
     }
     assert set(setuptools["packages"]) == found

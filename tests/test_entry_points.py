@@ -15,7 +15,10 @@ import train
     "program",
     [
         "train.py",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("evaluate.py", "ablate.py", "population.py")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("evaluate.py", "ablate.py", "population.py", "search.py")
+        ),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("doctor.py", "-m studies.synthetic")),
     ],
 )

@@ -35,7 +35,7 @@ def board_images(folder: Path) -> dict[str, list[Any]]:
     """The images in the TensorBoard files of a run, by tag."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0})
+    events = EventAccumulator(str(folder), size_guidance={"images": 0})
     events.Reload()
     return {tag: events.Images(tag) for tag in events.Tags()["images"]}
 
@@ -74,8 +74,8 @@ def test_an_agent_that_learned_task_ids_loses_under_every_probe(
     # The figure of its three embeddings.
     assert f"written: {folder / FILE}" in printed
     assert (folder / FILE).read_bytes().startswith(b"\x89PNG")
-    (image,) = board_images(folder)["task_similarity"]
-    assert image.step == content["provenance"]["updates"] > 0
+    (image,) = board_images(folder)["evaluation/task_similarity"]
+    assert image.step == content["provenance"]["frames"] > 0
     assert (image.width, image.height) != (0, 0)
 
 

@@ -32,9 +32,9 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 def shown(run: Path) -> list[int]:
     """Updates of this run in TensorBoard."""
-    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    board = EventAccumulator(str(run), size_guidance={"scalars": 0})
     board.Reload()
-    return [event.step for event in board.Scalars("frames")]
+    return [int(event.value) for event in board.Scalars("speed/updates")]
 
 
 def killed_after(run: Path, copy: Path, updates: int) -> Path:

@@ -76,7 +76,7 @@ def test_task_names_with_options_work_in_every_program(tmp_path: Path) -> None:
     assert train.main(given) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
     assert {task: row["return"] for task, row in result["tasks"].items()} == dict(zip(names, (3, 8, 0), strict=True))
-    assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"checkpoints", "tensorboard"}
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"checkpoints"}
     assert all("/" not in name and "(" not in name for name in file_names(names).values())
     path = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     chosen = f"tasks=[{json.dumps(names[1])}]"

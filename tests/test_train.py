@@ -36,7 +36,7 @@ def test_train_evaluate_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str
     size = json.loads((run / "agent.json").read_text(encoding="utf-8"))
     assert size["parameters"] == first["parameters"]
     assert size["multiply_adds"]["apply"] > size["multiply_adds"]["condition"] > 0
-    for name in ("config.yaml", "provenance.json", "vocabulary.json", "tensorboard"):
+    for name in ("config.yaml", "provenance.json", "vocabulary.json"):
         assert (run / name).exists()
 
     assert evaluate.main([f"run={run}", "episodes=5", "threads=1"]) == 0

@@ -44,13 +44,19 @@ def run(folder: Path, *, threads: int) -> int:
     # Imported after the affinity is set, because torch counts the cores at import.
     from ablation.grid.entry_points import load_entry_point
     from ablation.grid.grid import is_evaluated, is_trained, load_cell
+    from ablation.load import CELL_FILE
     from agents.cli.exit_codes import DONE, exit_code
+    from agents.setup.plugins import load_plugins
+    from conf.allowlist import saved_plugins
     from envs.suites import make_spec
     from system.errors import RunError
+    from system.files import read_json
 
     train = load_entry_point("train")
 
     def train_and_evaluate() -> int:
+        # The grid has written the file, and its command names them.
+        load_plugins(saved_plugins((read_json(folder / CELL_FILE) or {}).get("train")))
         cell = load_cell(folder)
         if not is_trained(cell):
             code: int = train.train(cell.train, make_spec(cell.train.env), pause_at=cell.pause_at)

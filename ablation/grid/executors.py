@@ -13,11 +13,12 @@ from agents.cli.signals import raise_at_signals
 from agents.runtime.ray_groups.connection import check_address, joined
 from conf.ablate_schema import AblateConfig
 from conf.population_schema import PopulationConfig
+from conf.search_schema import SearchConfig
 
 
 @contextlib.contextmanager
 def open_executor(
-    config: AblateConfig | PopulationConfig, cells: Sequence[Cell], say: Callable[[str], object]
+    config: AblateConfig | PopulationConfig | SearchConfig, cells: Sequence[Cell], say: Callable[[str], object]
 ) -> Iterator[Executor]:
     """The executor for `cells`; a cluster is disconnected at the end of the context.
 

@@ -25,7 +25,7 @@ from ablation.load import (
     read_result,
 )
 from agents.evaluation.episodes import SEEDED_ONCE
-from agents.evaluation.probes import ALL, PROBES
+from agents.evaluation.probes import ALL, all_probes
 from agents.run.layout import CONFIG
 from agents.setup.builder import build_network
 from agents.setup.match_params import match_params
@@ -197,6 +197,7 @@ def evaluation(config: AblateConfig, env: EnvSpec, train: TrainConfig) -> Evalua
         run=train.run,
         # The grid's command names these modules.
         allow=list(external_names(train.env)),
+        plugins=list(train.plugins),
         episodes=config.episodes,
         greedy=config.greedy,
         seed=config.evaluation_seed,
@@ -278,7 +279,7 @@ def is_evaluated(cell: Cell) -> bool:
     content, result, wanted = read_evaluation(cell.folder), read_result(cell.folder), cell.evaluate
     if not content or not result.get("finished"):
         return False
-    played, probes = content["provenance"], {name for name in PROBES if wanted.probe in (name, ALL)}
+    played, probes = content["provenance"], {name for name in all_probes() if wanted.probe in (name, ALL)}
     return bool(
         played["updates"] == result["updates"]
         and (played["seed"], played["greedy"]) == (wanted.seed, wanted.greedy)

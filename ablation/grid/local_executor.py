@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablation.grid.entry_points import ROOT
 from ablation.grid.grid import Cell, save_cell
 from ablation.grid.scheduler import Exit
 from agents.setup.machine import num_cores
 from system.errors import InputError
 from system.files import open_ordinary
+from system.python_paths import child_environment
 
 SAVE_SECONDS = 60.0
 """An interrupted cell is killed if it has not saved and ended after this time."""
@@ -70,10 +70,8 @@ def start_process(
         cores: To pin it to; empty = all that this process may use.
         where: Working directory, the base of relative paths.
     """
-    # -P: a folder called `envs` in the working directory must not shadow the package.
     command = [sys.executable, "-P", "-m", "ablation.grid.cell", os.fspath(folder), str(threads)]
     command += [",".join(map(str, cores)), str(os.getpid())]
-    path = os.pathsep.join([os.fspath(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         log = open_ordinary(folder / "cell.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
@@ -87,7 +85,7 @@ def start_process(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=os.environ | {"PYTHONPATH": path},
+            env=child_environment(),
             cwd=where,
             process_group=0,
         )

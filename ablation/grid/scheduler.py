@@ -13,7 +13,7 @@ from ablation.grid.grid import Cell, is_evaluated, is_trained, logged_frames
 from envs.faults import signal_name
 from system.files import read_lines
 
-_POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 _TAIL_BYTES = 2**16
 """Size of the end of cell.log that is searched for an error message."""
@@ -90,7 +90,7 @@ def run_cells(
             running = [run for run in running if not _update(status[run.cell.name], run)]
             on_change(status)
             if running:
-                time.sleep(_POLL_SECONDS)
+                time.sleep(POLL_SECONDS)
     finally:
         executor.stop()
     return status

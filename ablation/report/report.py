@@ -193,10 +193,10 @@ def _environment(*, html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"shown": shorten, "md": _markdown}
+    environment.filters |= {"shown": shorten, "md": escape_markdown}
     return environment
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text with Markdown's special characters escaped, also for tables."""
     return _MARKS.sub(r"\\\1", shorten(text))

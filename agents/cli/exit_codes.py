@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from agents.cli.signals import INTERRUPTED
 from agents.cli.terminal import TextConsole, warn
@@ -38,12 +38,7 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
     return bool({"--help", "-h"} & set(arguments))
 
 
-def overrides(arguments: Sequence[str]) -> list[str]:
-    """The arguments that are `key=value`."""
-    return [argument for argument in arguments if not argument.startswith("-")]
-
-
-def show_help(about: str | None, keys: Mapping[str, object]) -> int:
-    """Prints the program's description and every key with its value. Returns DONE."""
-    TextConsole().say("\n".join([about or "", *(f"  {key}={value}" for key, value in keys.items())]))
+def print_text(text: str) -> int:
+    """Prints what the command line asks for, such as its help. Returns DONE."""
+    TextConsole().say(text)
     return DONE

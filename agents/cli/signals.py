@@ -103,16 +103,16 @@ def raise_at_signals() -> None:
     handle_signals(signal.default_int_handler)
 
 
-def end_with_the_parent(parent: int | None = None) -> None:
-    """Lets the kernel kill this process when its parent dies, even inside an engine that never returns to Python. `parent` is its process
-    id; None if multiprocessing has started this process.
+def end_with_the_parent(parent: int | None = None, number: int = signal.SIGKILL) -> None:
+    """Lets the kernel send this process the signal `number` when its parent dies; SIGKILL ends it even inside an engine that never returns
+    to Python. `parent` is its process id; None if multiprocessing has started this process.
     """
     known, now = multiprocessing.parent_process(), os.getppid()
     if known:
         # The parent of a forked process is the fork server, which itself ends with the program.
         parent = known.pid if forkserver.get_inherited_fds() is None else now
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if (parent is not None and os.getppid() != parent) or (known and not known.is_alive()):
         # The parent died before prctl took effect.
         os._exit(1)

@@ -36,6 +36,7 @@ from agents.runtime.processes.process import kill_with_descendants, signals_bloc
 from agents.runtime.restarts import Faults
 from agents.trajectory import COUNTED, concatenate
 from envs.faults import signal_name
+from system.python_paths import child_environment
 
 _CHECK_SECONDS = 0.5
 """Seconds between two checks for followers that have ended."""
@@ -102,10 +103,10 @@ class DataParallelGroup:
     def _start_process(self, name: str, arguments: list[str], *, passed: int, rank: int = 0) -> None:
         with signals_blocked():
             self._processes[name] = subprocess.Popen(
-                [sys.executable, *arguments, *map(os.path.abspath, sys.path)],
+                [sys.executable, "-P", *arguments, *map(os.path.abspath, sys.path)],
                 pass_fds=[passed],
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"LOCAL_RANK": str(rank)},
+                env=child_environment() | {"LOCAL_RANK": str(rank)},
             )
 
     def wrap_runtime(self, own: Runtime, positions: StreamPositions, faults: Faults) -> Runtime:

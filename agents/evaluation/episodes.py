@@ -26,8 +26,11 @@ from agents.network.agent import AgentNetwork
 from agents.run.provenance import versions
 from agents.setup.builder import build_network
 from agents.setup.machine import resolve_device
+from agents.setup.plugins import load_saved_plugins
+from agents.setup.preflight import MAX_SLOTS
 from agents.setup.unknown_words import UnknownInstructions
 from agents.storage.checkpoint import env_from_dict, load_checkpoint
+from agents.storage.exported import is_exported, read_exported
 from agents.trajectory import Trajectory, allocate, trajectory_spec
 from conf.allowlist import check_external_names, external_names
 from conf.loading import train_from_dict
@@ -42,9 +45,6 @@ from system.errors import InputError
 
 PreparePolicy: TypeAlias = Callable[[Policy], None]
 """Changes a policy before it acts (agents/evaluation/probes.py)."""
-
-MAX_SLOTS = 64
-"""Most environments per task, if `slots` is not given."""
 
 MAX_STEPS = 50_000
 """Most agent steps per episode, if `max_steps` is not given and the suite allows no longer episodes."""
@@ -128,12 +128,13 @@ class StoppedError(InputError):
 
 
 def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = ()) -> SavedAgent:
-    """Reads a checkpoint to evaluate `tasks`, which the command line names.
+    """Reads a checkpoint, or an exported agent, to evaluate `tasks`, which the command line names.
 
     Its configuration may name the modules and wrappers `allowed` (conf/allowlist.py), and those that `tasks` name. Raises InputError if it
-    names others, cannot be read (agents/storage/checkpoint.py), or is inconsistent.
+    names others, cannot be read (agents/storage), or is inconsistent.
     """
-    content = load_checkpoint(path)
+    content = read_exported(path) if is_exported(path) else load_checkpoint(path)
+    load_saved_plugins(content["config"], allowed, f"checkpoint {path}")
     config = train_from_dict(content["config"], f"checkpoint {path}")
     env = env_from_dict(content["env"])
     if env.suite != config.env.name:

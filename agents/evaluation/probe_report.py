@@ -11,7 +11,6 @@ import numpy as np
 
 from agents.acting.policy import ContextOverride, ContextRows, Policy
 from agents.evaluation.episodes import (
-    MAX_SLOTS,
     Episode,
     Episodes,
     PreparePolicy,
@@ -22,10 +21,12 @@ from agents.evaluation.episodes import (
     stream,
 )
 from agents.evaluation.intervals import METHOD, interval
-from agents.evaluation.probes import ALL, PROBES, Record, Shuffle, Swap, derangement, zero
+from agents.evaluation.probes import ALL, Record, Shuffle, Swap, all_probes, derangement, zero
 from agents.evaluation.report import Played, Scores, is_known, mean, outcomes, results, return_ranges
 from agents.evaluation.task_similarity import draw, similarities, write
 from agents.network.context import ContextEncoder
+from agents.setup.plugins import PROBES
+from agents.setup.preflight import MAX_SLOTS
 from conf.schema import EvaluateConfig
 from envs.spec import EnvSpec
 from system.errors import InputError
@@ -43,7 +44,7 @@ class Probing:
     """
 
     def __init__(self, agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig) -> None:
-        self.names = tuple(name for name in PROBES if config.probe in (name, ALL))
+        self.names = tuple(name for name in all_probes() if config.probe in (name, ALL))
         self.encoder = agent.network(agent.env).context_encoder
         tasks = dict.fromkeys((*agent.env.tasks, *spec.tasks)) if self.names else ()
         self.contexts = {task: first_contexts(agent, spec, task, config.seed, self.encoder) for task in tasks}
@@ -65,15 +66,16 @@ class Probing:
             return zero
         if name == "shuffle":
             return partial(_override_context, Shuffle(self._sources[task]))
+        make = PROBES[name].make if name in PROBES else Swap
         seed = (*stream(self._seed, task), _SWAPS)
-        return partial(_override_context, Swap(self._others(task), self.encoder.instruction_columns, seed))
+        return partial(_override_context, make(self._others(task), self.encoder.instruction_columns, seed))
 
-    def write_similarity(self, folder: Path, updates: int) -> list[Path]:
+    def write_similarity(self, folder: Path) -> list[Path]:
         """Writes the figure of agents/evaluation/task_similarity.py and returns its path; empty if there is nothing to compare."""
         if not self.names or len(self._trained) < 2:
             return []
         matrices = similarities(self.encoder, {task: self.contexts[task] for task in self._trained})
-        return [write(draw(matrices, self._trained), folder, updates)] if matrices else []
+        return [write(draw(matrices, self._trained), folder)] if matrices else []
 
     def _others(self, task: str) -> ContextRows:
         """The contexts of the other trained tasks; for an agent of one task, the contexts of that task."""
@@ -139,7 +141,7 @@ def probe_report(
     for name, episodes in probed.items():
         tasks, aggregate = results(agent, episodes)
         section[name] = {
-            "told": PROBES[name],
+            "told": all_probes()[name],
             "note": note,
             "interval": f"{METHOD}; of a drop: of the difference of two independent samples",
             "tasks": {task: row | compare({task: played[task]}, {task: episodes[task]}) for task, row in tasks.items()},

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.acting.policy import ContextRows, Policy
+from agents.setup import plugins
 
 
 class Record:
@@ -101,7 +102,12 @@ PROBES = {
 """Name in the config -> the contexts that the agent receives, in words."""
 
 ALL = "all"
-"""In the config: all of PROBES."""
+"""In the config: all probes."""
+
+
+def all_probes() -> dict[str, str]:
+    """PROBES and those of plugins."""
+    return PROBES | {name: probe.meaning for name, probe in plugins.PROBES.items()}
 
 
 def derangement(size: int, rng: np.random.Generator) -> NDArray[np.int64]:

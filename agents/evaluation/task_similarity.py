@@ -82,24 +82,14 @@ def draw(matrices: Mapping[str, Matrix], tasks: Sequence[str]) -> Figure:
     return figure
 
 
-def write(figure: Figure, folder: Path, updates: int) -> Path:
-    """Writes the figure as `folder/FILE` and, at step `updates`, into the TensorBoard files of `folder`. Returns the path.
-
-    Raises InputError if the folder cannot be written.
-    """
-    # Imported here, because importing TensorBoard is slow.
-    from agents.run.event_file import EventFile
-
+def write(figure: Figure, folder: Path) -> Path:
+    """Writes the figure as `folder/FILE` and returns the path. Raises InputError if the folder cannot be written."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
     path = folder / FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())
-        board = EventFile(folder / "tensorboard", None)
-        width, height = figure.canvas.get_width_height()
-        board.show(updates, "task_similarity", content.getvalue(), (height, width))
-        board.close()
     except OSError as error:
         raise InputError(f"probe= cannot write {path} ({error.strerror}): make room or leave probe= out.") from error
     return path

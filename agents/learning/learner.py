@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.learning import nonfinite
 from agents.learning.nonfinite import NonFiniteError
 from agents.learning.objective import BatchStatistics, Objective, Snapshot, sum_packed
-from agents.learning.optimizers import build_optimizer, total_norm
+from agents.learning.optimizers import build_optimizer, rate_share, total_norm
 from agents.learning.popart import sigma
 from agents.learning.prefetch import Prefetcher, Staged
 from agents.trajectory import Trajectory
@@ -46,10 +46,10 @@ class Learner:
 
     Args:
         objective: Its network is trained in place, on its device.
-        total_steps: Agent steps after which the learning rate has annealed to 0.
+        total_steps: Agent steps after which the schedules of learning rate and entropy have ended.
         optimizer: A key of agents.learning.optimizers.OPTIMIZERS.
-        learning_rate: At the start.
-        anneal: Whether the learning rate falls linearly to 0 over `total_steps`.
+        learning_rate: The highest one of the schedule.
+        schedule, warmup_steps: Of the learning rate, see agents.learning.optimizers.rate_share.
         rms_decay, epsilon, adam_betas: Constants of the optimiser.
         max_gradient_norm: Gradients are scaled down to this global norm.
         kl_bound: KL divergence from the behaviour policy above which `moved_too_far` holds; 0 = none.
@@ -73,7 +73,8 @@ class Learner:
         total_steps: int,
         optimizer: str,
         learning_rate: float,
-        anneal: bool,
+        schedule: str,
+        warmup_steps: int,
         rms_decay: float,
         epsilon: float,
         adam_betas: tuple[float, float],
@@ -88,7 +89,7 @@ class Learner:
         self.objective, self.network, self.device = objective, objective.network, objective.device
         self.total_steps = total_steps
         self.learning_rate = learning_rate
-        self.anneal = anneal
+        self.schedule, self.warmup_steps = schedule, warmup_steps
         self.max_gradient_norm = max_gradient_norm
         self.kl_bound = kl_bound
         self.entropy_cost = entropy_cost
@@ -182,8 +183,8 @@ class Learner:
 
     @property
     def current_learning_rate(self) -> float:
-        """The learning rate after annealing."""
-        return self.learning_rate * (self._share_left() if self.anneal else 1.0)
+        """The learning rate of the schedule now."""
+        return self.learning_rate * rate_share(self.schedule, self.counters.steps, self.total_steps, self.warmup_steps)
 
     @property
     def current_entropy_cost(self) -> float:

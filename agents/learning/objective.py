@@ -47,6 +47,23 @@ class BatchStatistics(NamedTuple):
     observation_moments: Moments | None
 
 
+class LastUpdate(NamedTuple):
+    """Tensors of a batch for the log, constants, [T, B] each.
+
+    Attributes:
+        log_rhos: Log pi(a|x) - log mu(a|x), before the update.
+        values: V(x_s), in units of the reward.
+        baseline, targets: Output and target of the value head, normalised by PopArt.
+        mask: bool, False where a step is no transition. A copy, because later batches may use the same memory.
+    """
+
+    log_rhos: Tensor
+    values: Tensor
+    baseline: Tensor
+    targets: Tensor
+    mask: Tensor
+
+
 class Evaluation(NamedTuple):
     """The objective of one batch.
 
@@ -61,10 +78,17 @@ class Evaluation(NamedTuple):
 
 
 class _Targets(NamedTuple):
-    """Constants in the losses of one batch: targets of the baseline and advantages, normalised by PopArt, [T, B] each."""
+    """Constants in the losses of one batch, [T, B] each.
 
-    values: Tensor
+    Attributes:
+        baseline, advantages: Targets of the baseline, and advantages, normalised by PopArt.
+        log_rhos, values: See LastUpdate.
+    """
+
+    baseline: Tensor
     advantages: Tensor
+    log_rhos: Tensor
+    values: Tensor
     statistics: BatchStatistics
 
 
@@ -100,6 +124,7 @@ class Objective:
 
     Attributes:
         popart: Moments of the value targets.
+        last: Tensors of the last batch, from which the log computes its figures (agents/run/diagnostics.py).
     """
 
     def __init__(
@@ -135,9 +160,11 @@ class Objective:
         self.reduction = reduction
         self.use_popart = popart
         self.popart_step_size, self.popart_warm = popart_step_size, popart_warm
+        self.clip_rho = clip_rho
         self.autocast = autocast
         self.device = next(network.parameters()).device
         self.popart = initial_popart(num_tasks, self.device)
+        self.last: LastUpdate | None = None
         self._torso = Compiled(network.torso) if compile else network.torso
         self._transform_rewards = partial(transform_rewards, kind=reward_transform, clip=reward_clip)
         self._vtrace = partial(
@@ -167,11 +194,12 @@ class Objective:
         targets = self._make_targets(staged, features, log_probs)
         # After the targets, which rescale the value head.
         baseline = self.network.value_head(features[:-1], task[:-1])
+        self.last = LastUpdate(targets.log_rhos, targets.values, baseline.detach(), targets.baseline, mask.clone())
         num_steps = targets.statistics.steps_by_task.sum().clamp(min=1)
         divisor = num_steps if self.reduction == "mean" else torch.ones(())
         policy_loss, sums = self._policy_loss(log_probs, batch["behaviour_log_probs"], targets.advantages, mask)
         policy_loss = policy_loss / divisor
-        value_loss = losses.baseline_loss(baseline, targets.values, mask) / divisor
+        value_loss = losses.baseline_loss(baseline, targets.baseline, mask) / divisor
         entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
         loss = policy_loss + self.baseline_cost * value_loss - entropy_cost * entropy
         metrics = {
@@ -206,8 +234,9 @@ class Objective:
         mask, task = batch["mask"], batch["task"].long()
         deviation = sigma(self.popart)
         values = deviation[task] * self.network.value_head(features, task) + self.popart.mu[task]
+        log_rhos = log_probs - batch["behaviour_log_probs"]
         vs, advantages = self._vtrace(
-            log_probs - batch["behaviour_log_probs"],
+            log_rhos,
             self.discounting * (~batch["terminated"]).float(),
             self._transform_rewards(batch["reward"]),
             values[:-1],
@@ -240,8 +269,10 @@ class Objective:
         # Without this bound, the outliers of a surge would decide the whole update.
         bound = torch.full_like(surges, math.inf).masked_fill(surges > 0, SURGE_CLIP)[task]
         return _Targets(
-            values=torch.clamp((vs - shift) / scale, -bound, bound),
+            baseline=torch.clamp((vs - shift) / scale, -bound, bound),
             advantages=torch.clamp(advantages, -bound, bound),
+            log_rhos=log_rhos,
+            values=values[:-1],
             statistics=BatchStatistics(
                 new_steps=new_sums[0].sum(),
                 steps_by_task=sums[0],

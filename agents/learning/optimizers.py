@@ -210,6 +210,20 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return x.t() if is_tall else x
 
 
+def rate_share(schedule: str, steps: int, total: int, warmup: int) -> float:
+    """The learning rate after so many `steps` as a share of the highest one.
+
+    It first rises linearly from 0 in `warmup` steps. Then it stays equal (`constant`), or falls to 0 at `total` steps, linearly (`linear`)
+    or as half a cosine (`cosine`: Loshchilov & Hutter 2017, equation 5, without restarts).
+    """
+    if steps < warmup:
+        return steps / warmup
+    done = min(1.0, (steps - warmup) / max(1, total - warmup))
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    return 1 - done if schedule == "linear" else 1.0
+
+
 def build_optimizer(
     name: str,
     parameters: Sequence[Tensor],

@@ -199,6 +199,8 @@ class MLPTorso(nn.Module):
 
 
 TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
+OWN_TORSOS: dict[str, Callable[[EnvSpec, int], nn.Module]] = {}
+"""Torsos of plugins, by name: functions of the environments and `torso.size` (agents/setup/plugins.py)."""
 
 
 def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[int] = (256,)) -> nn.Module:
@@ -206,6 +208,8 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
 
     `auto` takes the first that fits, which is `deep` for pixels below 20x20.
     """
+    if name in OWN_TORSOS:
+        return OWN_TORSOS[name](env, size)
     if name not in TORSOS:
         raise unknown_name("torso", name, TORSOS)
     smallest = {"grid": 4, "shallow": 20, "deep": 1, "mlp": 0}

@@ -11,6 +11,7 @@ from typing import Any
 from agents.run.metrics import WINDOW, Performance
 from agents.storage.checkpoint import (
     CHECKPOINTS,
+    checkpoint_path,
     kept_checkpoints,
     list_checkpoints,
     make_room,
@@ -31,6 +32,9 @@ class Saver:
         saved: Content of the checkpoint from which the run continues; None for a new run.
         keep: Number of newest checkpoints to keep, besides the best one and the milestones.
         milestone_frames: Frames between milestones. The first checkpoint at or after each multiple is kept; 0 = none.
+
+    Attributes:
+        held: Updates of a checkpoint that another process reads, which is kept meanwhile; None: none.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Saver:
         milestone_frames: int,
     ) -> None:
         self.failed = 0
+        self.held: int | None = None
         self.folder = folder
         self._keep = keep
         self._milestone_frames = milestone_frames
@@ -56,8 +61,10 @@ class Saver:
         """Whether the frames have passed a milestone since the last call of `save`."""
         return self._milestone_between(self._tried, frames)
 
-    def save(self, content: dict[str, Any], *, updates: int, frames: int, performance: Performance | None) -> None:
-        """Writes a checkpoint and removes older ones that are not kept.
+    def save(
+        self, content: dict[str, Any], *, updates: int, frames: int, performance: Performance | None
+    ) -> Path | None:
+        """Writes a checkpoint and removes older ones that are not kept. Returns its path; None if it could not be written.
 
         `content` is that of agents.run.run_state.checkpoint_content. `performance` decides the best checkpoint; None if it is unknown.
         """
@@ -71,23 +78,40 @@ class Saver:
         }
         folder = self.folder / CHECKPOINTS
         self._tried = frames
+        path = None
         with self.tolerate_failure("the checkpoint"):
-            self._write(folder, updates, content | {"kept": kept})
+            path = self._write(folder, updates, content | {"kept": kept})
             self._kept, self._updates = kept, updates
-        if "the checkpoint" not in self._refused:
-            best = kept["best"]
+        if path:
             with self.tolerate_failure("the folder of checkpoints"):
-                remove_checkpoints(folder, self._keep, {*kept["milestones"], *([best["updates"]] if best else [])})
+                remove_checkpoints(folder, self._keep, self._numbers(kept))
+        return path
 
-    def _write(self, folder: Path, updates: int, content: dict[str, Any]) -> None:
+    def consider(self, updates: int, performance: Performance) -> bool:
+        """Makes a checkpoint the best one, if its evaluation is better than that of the best one. Returns whether it is the best now.
+
+        The next checkpoint records it. Any evaluation is better than the figures of training episodes.
+        """
+        best = self._kept["best"]
+        if best.get("evaluated") and best["updates"] != updates and performance.value <= best["value"]:
+            return False
+        if not checkpoint_path(self.folder / CHECKPOINTS, updates).exists():
+            return False
+        self._kept = {**self._kept, "best": {"updates": updates, **performance._asdict(), "evaluated": True}}
+        return True
+
+    def _numbers(self, *kept: dict[str, Any]) -> set[int]:
+        """The updates of the checkpoints that stay besides the newest."""
+        numbers = {number for one in kept for number in one["milestones"]}
+        numbers |= {one["best"]["updates"] for one in kept if one["best"]}
+        return numbers | ({self.held} if self.held is not None else set())
+
+    def _write(self, folder: Path, updates: int, content: dict[str, Any]) -> Path:
         """Writes a checkpoint. On a full disk it removes old checkpoints, but never the newest intact one, the best or a milestone."""
-        before, new = self._kept, content["kept"]
-        numbers = {number for kept in (before, new) for number in kept["milestones"]}
-        numbers |= {kept["best"]["updates"] for kept in (before, new) if kept["best"]}
+        numbers = self._numbers(self._kept, content["kept"])
         while True:
             try:
-                save_checkpoint(folder, updates, content)
-                return
+                return save_checkpoint(folder, updates, content)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not (removed := make_room(folder, numbers)):
                     raise

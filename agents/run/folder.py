@@ -12,15 +12,20 @@ from agents.learning.nonfinite import NonFiniteError, for_json
 from agents.run.layout import CONFIG, DIAGNOSIS, PROVENANCE, RESULT, VOCABULARY, check_free
 from agents.run.metrics import Statistics
 from agents.run.provenance import provenance
+from agents.setup.plugins import load_saved_plugins
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact
 from conf.allowlist import check_external_names, external_names
 from conf.composition import flatten
 from conf.loading import load_train, save_train, to_dict, train_from_dict
 from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
+from envs.scores import human_scores
 from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import read_json, write_json
 from system.nested import leaf_at
+from system.plain_yaml import read_yaml
+
+_THRESHOLDS = "stop_at."
 
 
 def resumed_config(
@@ -42,12 +47,11 @@ def resumed_config(
     Raises InputError, with both values of each key, if `given` describes another experiment.
     """
     folder = Path(config.run)
+    load_saved_plugins(read_yaml(folder / CONFIG), config.allow, str(folder / CONFIG))
     saved = load_train(folder / CONFIG)
     tree, wanted = to_dict(saved), flatten(to_dict(config))
     known = flatten(tree)
-    different = {
-        key: wanted[key] for key in given if key not in MAY_CHANGE_ON_RESUME and known.get(key) != wanted.get(key)
-    }
+    different = {key: wanted[key] for key in given if not _may_change(key) and known.get(key) != wanted.get(key)}
     kept = {
         key: known[key]
         for key, value in different.items()
@@ -64,9 +68,15 @@ def resumed_config(
         if key in MAY_CHANGE_ON_RESUME:
             *path, leaf = key.split(".")
             leaf_at(tree, tuple(path))[leaf] = wanted[key]
+    if any(key.startswith(_THRESHOLDS) for key in given):
+        tree["stop_at"] = config.stop_at
     tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
     check_external_names(saved.env, [*config.allow, *external_names(config.env)], str(folder / CONFIG))
     return train_from_dict(tree, str(folder / CONFIG))
+
+
+def _may_change(key: str) -> bool:
+    return key in MAY_CHANGE_ON_RESUME or key.startswith(_THRESHOLDS)
 
 
 def is_finished(config: TrainConfig) -> bool:
@@ -81,7 +91,7 @@ def is_finished(config: TrainConfig) -> bool:
         return False
     content = newest_intact(found).content
     env = env_from_dict(content["env"])
-    statistics = Statistics(env.tasks)
+    statistics = Statistics(env.tasks, human_scores(env))
     try:
         counters = content["learner"]["counters"]
         frames, updates = int(counters["steps"]) * env.action_repeat, int(counters["updates"])
@@ -96,7 +106,13 @@ def is_finished(config: TrainConfig) -> bool:
     written = read_json(folder / RESULT) or {}
     if not written.get("finished") or written.get("updates") != updates:
         return False
-    return frames >= config.total_frames or 0 < config.stop_at_success <= statistics.success()
+    return frames >= config.total_frames or statistics.reaches(thresholds(config))
+
+
+def thresholds(config: TrainConfig) -> dict[str, float]:
+    """Least means over tasks at which the run ends early, by measure; `stop_at_success` is an alias."""
+    alias = {"success": config.stop_at_success} if config.stop_at_success else {}
+    return alias | dict(config.stop_at or {})
 
 
 def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:

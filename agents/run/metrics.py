@@ -1,4 +1,4 @@
-"""Statistics per task, and the log of a run: one line of metrics.jsonl and one TensorBoard event per log step."""
+"""Statistics per task, and the log of a run: one line of metrics.jsonl per log step, which the trackers show as well."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.run.trackers.tags import tags
+from agents.run.trackers.tracker import Trackers
 from agents.trajectory import Trajectory
 from envs.scores import aggregate, normalised
 from envs.spec import Score
@@ -132,10 +134,16 @@ class Statistics:
             result[task] = {key: value for key, value in row.items() if math.isfinite(value)}
         return result
 
-    def success(self) -> float:
-        """Mean over tasks of the success of the last WINDOW episodes; NaN if it is unknown, or a task has fewer episodes."""
-        full = all(statistics.episodes >= WINDOW for statistics in self.tasks.values())
-        return sum(s.mean(1) for s in self.tasks.values()) / len(self.tasks) if full else math.nan
+    def reaches(self, thresholds: Mapping[str, float]) -> bool:
+        """Whether the means over tasks of the last WINDOW episodes reach every threshold: of `success`, `return` or `score`.
+
+        False without thresholds, while a task has fewer episodes, and if one of these is unknown.
+        """
+        if not thresholds or any(statistics.episodes < WINDOW for statistics in self.tasks.values()):
+            return False
+        summary = self.summary(1)
+        means = mean_over_tasks(summary) | {"score": scores_of_suite(summary).get("mean", math.nan)}
+        return all(means.get(measure, math.nan) >= least for measure, least in thresholds.items())
 
     def recent_performance(self) -> Performance | None:
         """The performance over the last WINDOW episodes; None until every task has one episode."""
@@ -177,32 +185,29 @@ def scores_of_suite(summary: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """metrics.jsonl and the TensorBoard files of a run folder. Raises InputError if they cannot be written.
+    """metrics.jsonl of a run folder, and the run's trackers. Raises InputError if the file cannot be written.
 
-    Lines and events of a killed run after `updates`, those of the checkpoint from which the run continues, are dropped. The attribute
-    `updates` is that of the last line; 0 before the first line.
+    Lines of a killed run after `updates`, those of the checkpoint from which the run continues, are dropped. The attribute `updates` is
+    that of the last line; 0 before the first line.
     """
 
-    def __init__(self, folder: Path, updates: int) -> None:
-        # Imported here, because TensorBoard imports slowly and only the learner's process needs it.
-        from agents.run.event_file import EventFile
-
+    def __init__(self, folder: Path, updates: int, trackers: Trackers) -> None:
         path = folder / "metrics.jsonl"
         self.updates = 0.0
+        self.trackers = trackers
         try:
             if path.exists():
                 kept = [line for line in read_lines(path) if _updates_of(line) <= updates]
                 write_whole(path, "".join(line + "\n" for line in kept))
                 self.updates = max(map(_updates_of, kept), default=0.0)
             self._file = AppendedFile(path)
-            self._board = EventFile(folder / "tensorboard", updates + 1)
         except OSError as error:
             raise InputError(f"run={folder} cannot be written ({error.strerror}): give another run=.") from error
 
     def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limited_by: str) -> None:
         """One log step: `row` from Clock.row, `tasks` from Statistics.summary, `limited_by` the name of a bottleneck.Bottleneck.
 
-        JSON has no NaN and no infinity, so such values are omitted. TensorBoard gets the numbers only.
+        JSON has no NaN and no infinity, so such values are omitted. The trackers get the numbers only.
         A second row for the same number of updates is dropped: the end of a run may coincide with a log step.
         Raises OSError if the row could not be written; it is lost, and the files are unchanged.
         """
@@ -214,11 +219,11 @@ class MetricsLog:
         row = {key: value for key, value in row.items() if math.isfinite(value)}
         self._file.write((json.dumps(row | {"limited_by": limited_by}, allow_nan=False) + "\n").encode())
         self.updates = row["updates"]
-        self._board.write(int(row["updates"]), {key: value for key, value in row.items() if key != "updates"})
+        self.trackers.log(int(row["frames"]), tags(row))
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        self.trackers.close()
 
 
 def _updates_of(line: str) -> float:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from agents.cli.terminal import Terminal, task_table
 from agents.run.metrics import mean_over_tasks, scores_of_suite
+from conf.command_line import command_of
 
 _PLAIN_SECONDS = 10.0
 """Seconds between two plain lines."""
@@ -65,8 +66,8 @@ class Display(Terminal):
         if scores := _scores(figures["tasks"]):
             self.say(scores)
         self.say(figures["limited_by"])
-        verb = "evaluate.py" if figures["finished"] else "train.py resume=true"
-        self.say(f"next: python {verb} {arguments}")
+        command = command_of("evaluate") if figures["finished"] else f"{command_of('train')} resume=true"
+        self.say(f"next: {command} {arguments}")
 
     def update(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limit: str) -> None:
         """Shows a log step: `row` as in metrics.jsonl, `tasks` from Statistics.summary, `limit` the sentence of a Bottleneck."""

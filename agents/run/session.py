@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,22 @@ from agents.network.flops import multiply_adds
 from agents.run import banner, folder, layout
 from agents.run.bottleneck import Bottleneck, find_bottleneck
 from agents.run.checkpoint_saver import Saver
+from agents.run.diagnostics import describe
 from agents.run.lock import FolderLock, MovedError, sole_writer
-from agents.run.metrics import MetricsLog, Statistics, mean_over_tasks, scores_of_suite
+from agents.run.metrics import MetricsLog, Performance, Statistics, mean_over_tasks, scores_of_suite
 from agents.run.progress import Display
 from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
+from agents.run.trackers.tracker import TrackedRun, Trackers, check_trackers
 from agents.runtime.base import ActorError, Batch, StreamPositions
 from agents.runtime.processes.process import configure_process, memory_row
 from agents.runtime.restarts import Faults, record_faults
 from agents.setup import builder
 from agents.setup.plan import make_plan
-from agents.setup.preflight import check_fits, check_network
+from agents.setup.preflight import MAX_SLOTS, check_evaluation, check_fits, check_network, check_thresholds
 from agents.setup.unknown_words import UnknownInstructions
 from conf.allowlist import run_arguments
+from conf.loading import to_dict
 from conf.schema import TrainConfig
 from envs.scores import human_scores
 from envs.spec import EnvSpec
@@ -89,9 +92,16 @@ class Session:
             actors = plan.run.num_actors
             restored = restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
         check_fits(config, env, network)
+        check_thresholds(config, env)
+        check_trackers(config.logger)
+        if config.evaluate_every:
+            check_evaluation(config.env, min(config.evaluate_episodes, MAX_SLOTS), key="evaluate_episodes")
         self.folder = folder.create_run_folder(config, env)
         # Only now: a refusal of the configuration comes without a progress bar.
         self._display = display = stack.enter_context(Display(config.total_frames, enabled=config.display))
+        tracked = TrackedRun(self.folder, to_dict(config), learner.counters.steps * env.action_repeat)
+        trackers = Trackers(config.logger, tracked, display.say)
+        stack.callback(trackers.close)
         self._clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
         self._facts = banner.collect_facts(config, env, plan, learner)
         self._faults = Faults(
@@ -125,11 +135,12 @@ class Session:
             agent = {"parameters": network.num_parameters, "multiply_adds": cost._asdict()}
             write_json(self.folder / layout.AGENT, agent)
         display.banner(f"mimpala: training in {self.folder}", banner.describe(config, env, plan, learner, cost))
-        self._log = MetricsLog(self.folder, updates)
+        self._log = MetricsLog(self.folder, updates, trackers)
         self.replay = builder.build_replay(config, env, network, plan, updates)
         self._unknown_instructions = UnknownInstructions(config.env, env)
         self._losses: dict[str, torch.Tensor] = {}
         self._update_numbers: list[int] = []
+        self._evaluation: dict[str, float] = {}
 
     @property
     def frames(self) -> int:
@@ -144,7 +155,9 @@ class Session:
             return "total_frames"
         if 0 < self._pause_at <= self.frames:
             return "pause"
-        return "stop_at_success" if 0 < self.config.stop_at_success <= self.statistics.success() else ""
+        if self.statistics.reaches(folder.thresholds(self.config)):
+            return "stop_at" if self.config.stop_at else "stop_at_success"
+        return ""
 
     def receive(self, batch: Batch) -> None:
         """Reports unknown instructions of a new batch, and signals the other learners to make the same step."""
@@ -181,7 +194,8 @@ class Session:
 
     def _write_row(self) -> None:
         counters = self.learner.counters
-        row, tasks = self._clock.row(counters, self._losses), self.statistics.summary(self.env.action_repeat)
+        losses = describe(self.learner, self._losses, self.env.tasks)
+        row, tasks = self._clock.row(counters, losses), self.statistics.summary(self.env.action_repeat)
         row |= self.replay.row(counters.updates) | self._faults.row() | memory_row(self.runtime.processes())
         row |= {"saves_failed": self._saver.failed} | self.group.row()
         for task, figures in tasks.items():
@@ -197,10 +211,34 @@ class Session:
             self.frames
         )
 
-    def save(self) -> None:
-        """Writes a checkpoint. Raises NonFiniteError if the learner is not finite, MovedError if the folder was renamed or deleted."""
+    def save(self) -> Path | None:
+        """Writes a checkpoint and returns its path; None if the disk refuses, which is reported.
+
+        Raises NonFiniteError if the learner is not finite, MovedError if the folder was renamed or deleted.
+        """
         self._lock.check()
-        self._save()
+        return self._save()
+
+    def hold_checkpoint(self, updates: int | None) -> None:
+        """Keeps the checkpoint of so many updates, which another process reads, and no longer an earlier one."""
+        self._saver.held = updates
+
+    def consider_best(self, updates: int, performance: Performance) -> bool:
+        """Makes the checkpoint of an evaluation the best one, if it is. Returns whether it is."""
+        return self._saver.consider(updates, performance)
+
+    def track_evaluation(self, frames: int, values: Mapping[str, float]) -> None:
+        """Logs the result of an evaluation at `frames` to the trackers, and keeps it for result.json."""
+        self._evaluation = {"evaluation/frames": frames, **values}
+        self._log.trackers.log(frames, values)
+
+    def say(self, text: str) -> None:
+        """Shows a line to the user."""
+        self._display.say(text)
+
+    def tolerate_failure(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """See Saver."""
+        return self._saver.tolerate_failure(what)
 
     def finish(self) -> int:
         """Ends the run in order: last log step, checkpoint, result.json, result on the terminal. Returns the exit code.
@@ -219,7 +257,7 @@ class Session:
         result = self._result()
         with self._saver.tolerate_failure("result.json"):
             write_json(self.folder / layout.RESULT, result)
-        self._display.finish(run_arguments(self.config.run, self.config.env), result)
+        self._display.finish(run_arguments(self.config.run, self.config.env, self.config.plugins), result)
         self._saver.raise_if_unsaved(self.learner.counters.updates)
         # A signal after the last update still returns 130, so that callers do not start the evaluation.
         return INTERRUPTED if self.interruption.wanted else DONE
@@ -248,8 +286,10 @@ class Session:
         self.runtime.close()
         self._log.close()
 
-    def _save(self) -> None:
+    def _save(self) -> Path | None:
         self.learner.check_finite()
+        # With evaluations, the best checkpoint is that of the best one.
+        performance = None if self.config.evaluate_every else self.statistics.recent_performance()
         with self._clock.disk():
             content = checkpoint_content(
                 self.config,
@@ -261,12 +301,8 @@ class Session:
                 runtime=self.runtime.state_dict(),
                 faults=self._faults.state_dict(),
             )
-            self._saver.save(
-                content,
-                updates=self.learner.counters.updates,
-                frames=self.frames,
-                performance=self.statistics.recent_performance(),
-            )
+            updates = self.learner.counters.updates
+            return self._saver.save(content, updates=updates, frames=self.frames, performance=performance)
 
     def _result(self) -> dict[str, Any]:
         """The content of result.json. Speed and time shares count from the end of the warm-up; before it they are 0 and empty."""
@@ -287,6 +323,7 @@ class Session:
             "tasks": tasks,
             "mean": mean_over_tasks(tasks),
             "score": scores_of_suite(tasks),
+            **({"evaluation": self._evaluation} if self._evaluation else {}),
             **self._faults.row(),
         }
 

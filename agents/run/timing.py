@@ -6,8 +6,6 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from torch import Tensor
-
 from agents.learning.learner import Counters
 from agents.run.bottleneck import TimeShares, Totals
 from agents.runtime.base import Batch
@@ -95,7 +93,7 @@ class Clock:
         before, self._frames = self._frames, self._newest.steps * self._repeat
         return self._frames // interval > before // interval
 
-    def row(self, state: Counters, losses: Mapping[str, Tensor]) -> dict[str, float]:
+    def row(self, state: Counters, losses: Mapping[str, float]) -> dict[str, float]:
         """The figures since the last row, with the keys of metrics.jsonl."""
         now = self._totals._replace(loop=time.perf_counter() - self._began, steps=state.steps)
         start, self._row_start = self._row_start, now
@@ -112,4 +110,4 @@ class Clock:
             "updates_refused": state.refused,
         }
         row |= {f"time/{name}": share for name, share in TimeShares.between(start, now)._asdict().items()}
-        return row | {key: float(value) for key, value in losses.items()}
+        return row | dict(losses)

@@ -13,6 +13,7 @@ from agents.network.agent import AgentNetwork
 from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, never_interrupt
 from agents.runtime.processes.actor_process import Unroll, collect_batch
 from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
+from agents.runtime.processes.fork_server import hidden_main_module
 from agents.runtime.processes.process import signals_blocked
 from agents.runtime.ray_groups.bridge import Dropped, Processes, run_bridge
 from agents.runtime.restarts import Faults
@@ -71,7 +72,7 @@ class ClusterRuntime:
             name="cluster",
             daemon=True,
         )
-        with signals_blocked():
+        with signals_blocked(), hidden_main_module():
             self._process.start()
         # If this process kept its copy open, the pipe would not end with the bridge.
         theirs.close()

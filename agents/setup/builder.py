@@ -29,6 +29,7 @@ from agents.runtime.local import LocalRuntime
 from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
 from agents.setup.plan import Plan, autocast_dtype, deal_slots, make_plan
+from agents.setup.plugins import load_plugins
 from agents.trajectory import trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -41,6 +42,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
 
     Raises InputError if the configuration does not fit the observations of the tasks.
     """
+    load_plugins(config.plugins)
     if config.context.name in ("instruction", "both") and not env.instruction_length:
         raise InputError(
             f"context={config.context.name} needs instructions and env={env.suite} has none: use context=task."
@@ -137,7 +139,8 @@ def build_learner(
         total_steps=max(1, config.total_frames // env.action_repeat),
         optimizer=learner.optimizer,
         learning_rate=learner.learning_rate,
-        anneal=learner.anneal,
+        schedule=learner.schedule or ("linear" if learner.anneal else "constant"),
+        warmup_steps=learner.warmup_frames // env.action_repeat,
         rms_decay=learner.rms_decay,
         epsilon=learner.epsilon,
         adam_betas=(learner.adam_betas[0], learner.adam_betas[1]),
@@ -164,6 +167,7 @@ class ActorFactory:
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """The learner's actor `index`, which acts with `policy`; without one with `network`, and without both with a new network."""
+        load_plugins(self.config.plugins)
         # Numbered in turn over the learners, so that actor n of the run plays the same episodes for any number of learners.
         number = index * self.config.learner.num_processes + self.rank
         slots = make_slots(self.config, self.env, number, positions.episodes.get(index))

@@ -22,6 +22,7 @@ from agents.setup.plan import Plan, check_schedule, make_plan
 from agents.trajectory import num_bytes
 from conf.checks import check_columns
 from conf.schema import TrainConfig
+from envs.scores import human_scores
 from envs.spec import EnvSpec
 from envs.suite import EnvConfig
 from envs.suites import get_suite
@@ -38,6 +39,9 @@ _PROCESS = 200 * 2**20
 
 _SLOT_PROCESS = 60 * 2**20
 """Bytes of a process that has imported numpy and gymnasium, without its environment."""
+
+MAX_SLOTS = 64
+"""Most environments of an evaluation per task, if `slots` is not given."""
 
 _DESCRIPTORS = 100
 """Open files of a process, without those of its actors or environments."""
@@ -148,13 +152,21 @@ def check_resources(needs: Needs, suggest: Callable[[str], str]) -> None:
         )
 
 
-def check_evaluation(config: EnvConfig, slots: int) -> None:
-    """Raises InputError, with a number of `slots=` that fits, if `slots` environments at a time do not fit into memory."""
+def check_thresholds(config: TrainConfig, env: EnvSpec) -> None:
+    """Raises InputError if `stop_at` names a score and the tasks have no reference scores."""
+    if "score" in (config.stop_at or {}) and not human_scores(env):
+        raise InputError(
+            f"stop_at={config.stop_at} needs reference scores of every task and env={env.suite} has none: use success or return."
+        )
+
+
+def check_evaluation(config: EnvConfig, slots: int, *, key: str = "slots") -> None:
+    """Raises InputError, with a value of `key` that fits, if `slots` environments at a time do not fit into memory."""
     each, free = _environment_memory(config), machine.free_memory()
     if slots * each > free:
-        fix = f"give slots={free // each}" if free >= each else "make room, for one does not fit"
+        fix = f"give {key}={free // each}" if free >= each else "make room, for one does not fit"
         raise InputError(
-            f"slots={slots} environments of env={config.name} at a time need {slots * each / 2**20:,.0f} MiB of memory "
+            f"{key}={slots} environments of env={config.name} at a time need {slots * each / 2**20:,.0f} MiB of memory "
             f"({each / 2**20:,.0f} each) and {free / 2**20:,.0f} MiB are free: {fix}."
         )
 

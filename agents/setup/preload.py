@@ -11,10 +11,13 @@ import os
 
 from agents.cli.signals import end_with_the_parent, ignore_signals
 from system.imports import without_collection
+from system.python_paths import SAFE_PATH_OF_FORK_SERVER
 
 # First, because the imports take a second, in which the program may end.
 end_with_the_parent()
 ignore_signals()
+if os.environ.get("PYTHONSAFEPATH") == SAFE_PATH_OF_FORK_SERVER:
+    del os.environ["PYTHONSAFEPATH"]
 
 with without_collection():
     import numpy as np

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents.storage.checkpoint_schema import BEST_FORM, FORM, KEPT_FORM
+from agents.storage.exported import WEIGHTS
 from agents.storage.tensor_file import crafted_error, read_tensors, write_tensors
 from agents.storage.torch_zip import DamagedCheckpointError
 from envs.spec import ArraySpec, EnvSpec, Score
@@ -47,7 +48,7 @@ class Intact(NamedTuple):
 def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path:
     """Writes checkpoint number `updates` atomically and returns its path. Raises OSError if the disk refuses; earlier ones stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = _path(folder, updates)
+    path = checkpoint_path(folder, updates)
     write_tensors(path, {"format": FORMAT, "schema": SCHEMA, **content})
     return path
 
@@ -57,7 +58,7 @@ def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> N
 
     A symbolic link is removed, not its target. Raises OSError if the disk refuses.
     """
-    kept = {_path(folder, updates) for updates in also}
+    kept = {checkpoint_path(folder, updates) for updates in also}
     old = [path for path in list_checkpoints(folder)[:-keep] if path not in kept]
     for path in (*old, *folder.glob(".checkpoint-*.pt.tmp")):
         path.unlink(missing_ok=True)
@@ -68,7 +69,7 @@ def make_room(folder: Path, also: Collection[int]) -> Path | None:
 
     The newest intact checkpoint and those with the numbers `also` stay.
     """
-    kept = {_path(folder, updates) for updates in also}
+    kept = {checkpoint_path(folder, updates) for updates in also}
     found = list_checkpoints(folder)
     if len(found) < 2:
         return None
@@ -108,7 +109,8 @@ def newest_intact(found: Sequence[Path], warn: Callable[[str], object] = lambda 
 
 
 def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
-    """The checkpoint that `run` names: a file, a run folder (its newest intact checkpoint), or `<run folder>/best`.
+    """The checkpoint that `run` names: a file, a run folder (its newest intact checkpoint), or `<run folder>/best`; or the weights of an
+    exported agent, which `run` names as their folder.
 
     Warns of damaged checkpoints that were skipped. Raises InputError if there is no checkpoint.
     """
@@ -120,13 +122,15 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
         raise InputError(f"run={run} does not exist: give a run folder or a checkpoint file.")
     # `run` may also be a folder that holds checkpoints itself.
     found = list_checkpoints(folder / CHECKPOINTS) or list_checkpoints(folder)
+    if not found and (folder / WEIGHTS).exists():
+        return folder / WEIGHTS
     if not found:
         raise InputError(f"run={run} holds no checkpoint: give the folder of a run that has saved one.")
     newest = newest_intact(found, warn)
     if not wants_best:
         return newest.path
     number = kept_checkpoints(newest.content)["best"].get("updates", -1)
-    path = _path(newest.path.parent, number)
+    path = checkpoint_path(newest.path.parent, number)
     if not path.is_file():
         raise InputError(
             f"run={run} is not there: the run has no best checkpoint until every task has ended an episode."
@@ -214,5 +218,6 @@ def _listed(damaged: Sequence[DamagedCheckpointError]) -> str:
     return ", ".join(f"{error.path} {error.reason}" for error in damaged)
 
 
-def _path(folder: Path, updates: int) -> Path:
+def checkpoint_path(folder: Path, updates: int) -> Path:
+    """The path of checkpoint number `updates`."""
     return folder / f"checkpoint-{updates:012d}.pt"

@@ -6,6 +6,8 @@ agents/evaluation/episodes.py).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +23,25 @@ def _is_state_of_runtime(value: Any) -> bool:
     return isinstance(actors, list) and COUNT.passes(turn) and turn < max(1, len(actors))
 
 
+_MOST_LENGTH, _MOST_ELEMENTS, _MOST_CODES = 2**16, 2**26, 2**20
+"""Far more than any suite has: the length of an instruction or the number of actions, elements of an observation, and combinations of the
+codes of a cell. An agent that is loaded without its suite allocates such sizes.
+"""
+
+
+def _counts_up_to(most: int) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, list | tuple)
+        and all(map(COUNT.passes, value))
+        and math.prod(max(1, count) for count in value) <= most
+    )
+
+
+_LENGTH = Test("a length", lambda value: COUNT.passes(value) and value <= _MOST_LENGTH)
+_SHAPE = Test("a shape", _counts_up_to(_MOST_ELEMENTS))
+_CODES = Test("numbers of codes", _counts_up_to(_MOST_CODES))
+_DTYPE = Test("a type of observations", lambda value: value in ("uint8", "float32", "bool"))
+_REPEAT = Test("a count above zero", lambda value: COUNT.passes(value) and value > 0)
 _WEIGHTS = Test(
     "a tensor of finite numbers", lambda value: isinstance(value, Tensor) and bool(torch.isfinite(value).all())
 )
@@ -33,19 +54,19 @@ FORM: dict[str, Any] = {
         "image_kind": str,
         "tasks": [str],
         "vocabulary": [str],
-        "instruction_length": COUNT,
-        "num_actions": COUNT,
-        "action_repeat": COUNT,
+        "instruction_length": _LENGTH,
+        "num_actions": _LENGTH,
+        "action_repeat": _REPEAT,
         "action_counts": [COUNT],
-        "action_sizes": [COUNT],
-        "symbol_counts": [COUNT],
+        "action_sizes": [_LENGTH],
+        "symbol_counts": _CODES,
         "action_low": [FINITE],
         "action_high": [FINITE],
         "slow": bool,
         "has_success": bool,
         "switches_tasks": bool,
         "frame_rates": {str: FINITE},
-        "observation": {str: {"shape": [COUNT], "dtype": str}},
+        "observation": {str: {"shape": _SHAPE, "dtype": _DTYPE}},
         "scores": {str: {"random": FINITE, "human": FINITE, "reference": str}},
     },
     "learner": {

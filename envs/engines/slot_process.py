@@ -20,6 +20,7 @@ from envs.spec import Slot
 from system.descendants import end_orphans, own
 from system.errors import ErrorReport, InputError
 from system.memory import resident_memory
+from system.python_paths import ROOT
 
 GRACE_SECONDS = 3.0
 """Time that environments have to close; less than the learner gives an actor."""
@@ -71,7 +72,8 @@ class SlotProcess:
         with theirs:
             handles = (theirs.fileno(), self._stacks.fileno())
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _MAIN, *map(str, handles), *map(os.path.abspath, sys.path)],
+                # ROOT first: a caller's script folder may have a package `envs`, too.
+                [sys.executable, "-c", _MAIN, *map(str, handles), str(ROOT), *map(os.path.abspath, sys.path)],
                 # The process ends when this pipe closes; see `process_child._end_with_the_parent`.
                 stdin=subprocess.PIPE,
                 stdout=2,

@@ -18,11 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from ablation.analysis.numbers import duration
 from ablation.grid.local_executor import available_cores
 from ablation.report.drawing import Panel, draw
-from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
+from agents.cli.exit_codes import DONE, asks_for_help, exit_code, print_text
 from agents.cli.signals import raise_at_signals
 from agents.cli.terminal import Terminal, TextConsole
 from agents.run.provenance import provenance
 from agents.runtime.processes.process import configure_process
+from conf.arguments.help import help_text
 from conf.fields import check_fields
 from conf.loading import compose_study, to_dict
 from conf.studies_schema import StudyConfig
@@ -97,7 +98,8 @@ def main(study: Study[Any], arguments: Sequence[str] | None = None) -> int:
 
     def run_study() -> int:
         if asks_for_help(arguments):
-            return show_help(study.about, to_dict(compose_study(study.name, overrides(arguments))))
+            given = [argument for argument in arguments if not argument.startswith("-")]
+            return print_text(help_text(study.about, compose_study(study.name, given), {}, {}))
         config = compose_study(study.name, arguments)
         check_config(study, config)
         folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")

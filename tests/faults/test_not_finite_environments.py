@@ -21,6 +21,7 @@ import train
 from ablation.load import read_evaluation
 from agents.evaluation.report import write_report
 from agents.run.metrics import MetricsLog, Statistics
+from agents.run.trackers.tracker import TrackedRun, Trackers
 from agents.storage.checkpoint import find_checkpoint
 from envs.engines.base import Arrays, Outcome
 from envs.engines.gymnasium_engine import FIRST_EPISODES, GymnasiumEngine
@@ -339,12 +340,16 @@ def test_every_file_is_strict_json_for_any_numbers(tmp_path: Path) -> None:
     statistics = Statistics(("one",))
     statistics.tasks["one"].recent.append((math.inf, math.nan, 3))
     tasks = statistics.summary(1)
-    log = MetricsLog(tmp_path, 0)
-    log.write({"updates": 1.0, "loss/total": math.inf, "x": math.nan, "y": -math.inf, "z": 2.0}, tasks, "nothing")
+    log = MetricsLog(tmp_path, 0, Trackers((), TrackedRun(tmp_path, {}, 0), print))
+    log.write(
+        {"updates": 1.0, "frames": 4.0, "loss/total": math.inf, "x": math.nan, "y": -math.inf, "z": 2.0},
+        tasks,
+        "nothing",
+    )
     log.close()
     row = strict((tmp_path / "metrics.jsonl").read_text())
     assert "tasks/one/return" not in row and row["tasks/one/length"] == 3
-    assert {key for key in row if "/" not in key} == {"updates", "z", "limited_by"}
+    assert {key for key in row if "/" not in key} == {"updates", "frames", "z", "limited_by"}
     content = {"tasks": {"one": {"mean": math.inf, "interval": (math.nan, math.inf)}}}
     write_report(tmp_path / "evaluation.json", content)
     assert strict((tmp_path / "evaluation.json").read_text()) == {

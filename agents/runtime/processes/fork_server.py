@@ -36,6 +36,7 @@ from agents.runtime.processes.process import (
 from envs.faults import signal_name
 from system import descendants
 from system.errors import ErrorReport
+from system.python_paths import SAFE_PATH_OF_FORK_SERVER, child_environment
 
 _PATIENCE = 10.0
 """Seconds that a new fork server may take to replace a killed one, on a busy machine."""
@@ -65,8 +66,27 @@ def start_fork_server() -> None:
         util.get_temp_dir()
     finally:
         tempfile.tempdir = before
-    with signals_blocked():
+    with signals_blocked(), _own_packages_first():
         forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _own_packages_first() -> Iterator[None]:
+    """A Python process that starts in the block finds the project's packages before those of the working directory.
+
+    The fork server is a `python -c`, which would search the working directory first. multiprocessing gives it neither the option -P nor
+    sys.path. agents/setup/preload.py removes PYTHONSAFEPATH again, which is not meant for programs of environments.
+    """
+    before = dict(os.environ)
+    os.environ.update({"PYTHONSAFEPATH": SAFE_PATH_OF_FORK_SERVER} | child_environment())
+    try:
+        yield
+    finally:
+        for name in ("PYTHONSAFEPATH", "PYTHONPATH"):
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
 
 
 def start_child(
@@ -115,7 +135,7 @@ def start_process(process: ForkServerProcess) -> None:
     while True:
         try:
             start_fork_server()
-            with _killed_if_stopped(), _hidden_main_module():
+            with _killed_if_stopped(), hidden_main_module():
                 process.start()
             return
         except (EOFError, OSError) as error:
@@ -129,8 +149,11 @@ def start_process(process: ForkServerProcess) -> None:
 
 
 @contextlib.contextmanager
-def _hidden_main_module() -> Iterator[None]:
-    """Keeps a process that starts inside the block from importing the main module of the program, which takes 0.3 s and is not used."""
+def hidden_main_module() -> Iterator[None]:
+    """Keeps a process that starts inside the block from importing the main module of the program, which takes 0.3 s and is not used.
+
+    A script without a main guard would begin its run again.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

@@ -60,7 +60,11 @@ def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[Mod
         "address": address or "local",
         "log_to_driver": False,
         "logging_level": "error",
-        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(own_paths())}},
+        "runtime_env": {
+            "env_vars": {"PYTHONPATH": os.pathsep.join(own_paths())},
+            # Ray puts the working directory in front of PYTHONPATH, and it may have packages of the same names.
+            "worker_process_setup_hook": "mimpala.location.find_own_packages_first",
+        },
     }
     folder = ""
     if not address:

@@ -306,6 +306,7 @@ def test_another_population_or_a_damaged_one_is_refused(whole: Population, tmp_p
         (["burn_in_frames=1600"], "no member would ever be compared"),
         (["run=here"], "run=here is not for the members"),
         (["stop_at_success=0.5"], "stop_at_success=0.5 is not for the members"),
+        (["evaluate_every=100"], "evaluate_every=100 is not for the members"),
         (["parallel=4096"], "parallel=4096 is more than the"),
         (["env=nowhere"], "env=nowhere is unknown"),
         (["membres=3"], "membres is not a key of the configuration: did you mean members?"),

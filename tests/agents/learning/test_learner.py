@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from small_learners import ENV, B, T, everything, flat, make_batch, make_learner
 from torch import Tensor
 
 from agents.learning.inner_loop import learn
+from agents.learning.learner import Counters
 from agents.learning.minibatches import split_columns
 from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.replay import Replay
@@ -87,6 +89,24 @@ def test_the_learning_rate_falls_to_zero_with_the_steps() -> None:
         assert learner.counters.steps == steps
         assert learner.current_learning_rate == pytest.approx(0.2 * max(0.0, 1 - steps / 100))
     assert steps > 100
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [0, 0.1, 0.2, 0.15, 0.1, 0, 0]),
+        ("constant", [0, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2]),
+        ("cosine", [0, 0.1, 0.2, 0.1 * (1 + math.cos(math.pi / 4)), 0.1, 0, 0]),
+    ],
+)
+def test_schedules_after_a_warm_up(schedule: str, expected: list[float]) -> None:
+    learner = make_learner(total_frames=100, learning_rate=0.2, schedule=schedule, warmup_frames=20, anneal=False)
+    for steps, rate in zip((0, 10, 20, 40, 60, 100, 120), expected, strict=True):
+        learner.counters = Counters(steps=steps)
+        assert learner.current_learning_rate == pytest.approx(rate)
+    learner.counters = Counters(steps=10)
+    learner.step(make_batch(learner))
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
 def test_a_second_pass_over_a_batch_changes_parameters_and_counts_no_steps() -> None:

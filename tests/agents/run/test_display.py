@@ -11,6 +11,7 @@ from agents.learning.learner import Counters
 from agents.run.metrics import MetricsLog
 from agents.run.progress import Display
 from agents.run.timing import Clock
+from agents.run.trackers.tracker import TrackedRun, Trackers
 
 LIMIT = "limited by the [disk]; try checkpoint_seconds=1380"
 
@@ -37,12 +38,15 @@ def test_display_shows_time_shares_and_bottleneck(
     assert lines[-1].strip().endswith("limited by [x]; try y")
 
 
-def test_bottleneck_name_is_logged_to_json_but_not_to_tensorboard(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, 0)
+def test_bottleneck_name_is_logged_to_json_but_not_to_trackers(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0, Trackers(["csv"], TrackedRun(tmp_path, {}, 0), print))
     log.write({"updates": 1.0, "frames": 4.0}, {"task": {"frames": 4.0}}, "disk")
     log.close()
     (line,) = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line) == {"updates": 1.0, "frames": 4.0, "tasks/task/frames": 4.0, "limited_by": "disk"}
+    assert (tmp_path / "metrics.csv").read_text(
+        encoding="utf-8"
+    ) == "frames,speed/updates,speed/frames/task\n4,1.0,4.0\n"
 
 
 @pytest.mark.parametrize(("frames", "left"), [(500, "0:05 left"), (1000, "0:00 left"), (1024, "0:00 left")])

@@ -18,6 +18,7 @@ from agents.learning.learner import Counters
 from agents.run.metrics import MetricsLog, Statistics, scores_of_suite
 from agents.run.progress import Display
 from agents.run.timing import Clock
+from agents.run.trackers.tracker import TrackedRun, Trackers
 from envs.conditional.suite import ConditionalConfig
 from envs.spec import Score
 from envs.suites import make_spec
@@ -55,8 +56,8 @@ def test_training_reports_the_score_of_mean_returns(tmp_path: Path) -> None:
     summary = statistics.summary(1)
     assert (summary["map-0"]["score"], summary["map-1"]["score"]) == (250.0, 100.0)
     assert "score" not in Statistics(tuple(SCORES)).summary(1)["map-0"]
-    log = MetricsLog(tmp_path, 0)
-    log.write({"updates": 1.0}, summary, "learner")
+    log = MetricsLog(tmp_path, 0, Trackers((), TrackedRun(tmp_path, {}, 0), print))
+    log.write({"updates": 1.0, "frames": 8.0}, summary, "learner")
     log.close()
     line = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8"))
     assert {key: value for key, value in line.items() if "score" in key} == {

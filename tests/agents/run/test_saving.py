@@ -15,6 +15,7 @@ from agents.run import checkpoint_saver
 from agents.run.checkpoint_saver import SaveError, Saver
 from agents.run.metrics import WINDOW, Performance, Statistics
 from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from envs.spec import Score
 from system.errors import InputError
 
 PLAIN: dict[str, Any] = {
@@ -67,6 +68,28 @@ def test_best_checkpoint_is_kept_and_found_by_name(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [10] and best(tmp_path) == 10
 
 
+def test_the_best_evaluation_decides_as_soon_as_there_is_one(tmp_path: Path) -> None:
+    def consider(updates: int, value: float) -> bool:
+        return saver.consider(updates, Performance("success", value, 20))
+
+    saver = make_saver(tmp_path, keep=1)
+    save(saver, 1, 0.9)
+    save(saver, 2)
+    saver.held = 2
+    save(saver, 3)
+    # Held while it is evaluated, although it is neither new nor the best.
+    assert numbers(tmp_path) == [1, 2, 3]
+    assert consider(2, 0.3)
+    saver.held = None
+    save(saver, 4)
+    assert numbers(tmp_path) == [2, 4] and best(tmp_path) == 2
+    assert not consider(4, 0.3) and not consider(3, 1.0), "a checkpoint that is gone cannot be the best"
+    saver = make_saver(tmp_path, keep=1, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
+    assert not consider(4, 0.2) and consider(4, 0.5)
+    save(saver, 5)
+    assert numbers(tmp_path) == [4, 5] and best(tmp_path) == 4
+
+
 def test_milestones_are_kept(tmp_path: Path) -> None:
     saver = make_saver(tmp_path, milestone_frames=40)
     for updates in range(1, 12):
@@ -94,6 +117,19 @@ def test_best_checkpoint_uses_return_if_success_is_unknown() -> None:
     for task in statistics.tasks.values():
         task.recent.append((0.0, 1.0, 1))
     assert statistics.recent_performance() is not None
+
+
+def test_thresholds_are_of_the_means_over_tasks_of_enough_episodes() -> None:
+    statistics = Statistics(("a", "b"), {task: Score(random=0.0, human=10.0) for task in "ab"})
+    for task, value in (("a", 4.0), ("b", 8.0)):
+        statistics.tasks[task].recent.extend([(value, math.nan, 7)] * WINDOW)
+        statistics.tasks[task].episodes = WINDOW
+    assert statistics.reaches({"return": 6.0}) and statistics.reaches({"return": -1.0, "score": 60.0})
+    assert not statistics.reaches({"return": 6.1}) and not statistics.reaches({"return": 6.0, "score": 60.1})
+    assert not statistics.reaches({"success": 0.0}), "the suite does not know it"
+    assert not statistics.reaches({})
+    statistics.tasks["b"].episodes = WINDOW - 1
+    assert not statistics.reaches({"return": 1.0})
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_auto_device_is_the_first_gpu_if_one_exists(monkeypatch: pytest.MonkeyPa
         chosen("device=cuda:2")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CUDA", "meta", "cuda:-1"])
+@pytest.mark.parametrize("name", ["tpu", "cuda:", "cuda:x", "CUDA", "meta", "cuda:-1"])
 def test_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"device={name} is not a device"):
         chosen(f"device={name}")

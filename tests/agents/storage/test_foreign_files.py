@@ -18,6 +18,7 @@ from ablation.grid.grid import logged_frames
 from ablation.grid.scheduler import exit_reason
 from ablation.load import read_log
 from agents.run.metrics import MetricsLog
+from agents.run.trackers.tracker import TrackedRun, Trackers
 from system.files import AppendedFile, open_ordinary, parse_json, read_bounded, read_json, read_lines, write_whole
 from system.plain_data import PlainDataError, plain_copy
 
@@ -56,7 +57,7 @@ def test_foreign_lines_are_skipped(tmp_path: Path) -> None:
         path.write_text(f"{json.dumps(ROW)}\n{bad}\n", encoding="utf-8")
         assert read_log(tmp_path) == [{"frames": 10, "seconds": 1.5, "tasks/a/return": 0.5}]
         assert logged_frames(cell) == 0
-        log = MetricsLog(tmp_path, 5)
+        log = MetricsLog(tmp_path, 5, Trackers((), TrackedRun(tmp_path, {}, 0), print))
         log.close()
         assert log.updates == 1 and path.read_text(encoding="utf-8") == json.dumps(ROW) + "\n"
 

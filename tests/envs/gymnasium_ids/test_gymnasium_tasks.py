@@ -30,7 +30,7 @@ def test_tasks_may_have_options() -> None:
 def test_the_command_line_accepts_options_of_tasks() -> None:
     train = compose_train(["env=gymnasium", 'env.tasks=["Level-v0(level=1)","gym_tasks:Level-v0(level=2,name=\'x\')"]'])
     assert train.env.tasks == ["Level-v0(level=1)", "gym_tasks:Level-v0(level=2,name='x')"]
-    with pytest.raises(InputError, match="and texts with brackets in quotes"):
+    with pytest.raises(InputError, match="write texts with brackets in quotes"):
         compose_train(["env=gymnasium", "env.tasks=[Level-v0(level=1)]"])
 
 
