@@ -32,7 +32,8 @@ def track_evaluation(
 ) -> Trackers:
     """Logs a result, and the figures of its probes, to the trackers `names` of the run in `folder`. Returns them for its videos.
 
-    The checkpoint of no run has no trackers, nor has an exported agent. A tracker that cannot start costs the result nothing: it is reported.
+    The checkpoint of no run has no trackers, nor has an exported agent.
+    A tracker that cannot start costs the result nothing: it is reported.
     """
     run = TrackedRun(folder, to_dict(agent.config), None)
     try:
