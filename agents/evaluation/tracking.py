@@ -11,6 +11,7 @@ from agents.evaluation.episodes import SavedAgent
 from agents.run.layout import holds_run
 from agents.run.trackers.tags import MEAN
 from agents.run.trackers.tracker import TrackedRun, Trackers
+from agents.storage.exported import is_exported
 from conf.loading import to_dict
 from system.errors import InputError
 
@@ -31,11 +32,13 @@ def track_evaluation(
 ) -> Trackers:
     """Logs a result, and the figures of its probes, to the trackers `names` of the run in `folder`. Returns them for its videos.
 
-    The checkpoint of no run has no trackers. A tracker that cannot start costs the result nothing: it is reported.
+    The checkpoint of no run has no trackers, nor has an exported agent.
+    A tracker that cannot start costs the result nothing: it is reported.
     """
     run = TrackedRun(folder, to_dict(agent.config), None)
     try:
-        trackers = Trackers(names if holds_run(folder) else (), run, warn)
+        is_of_run = holds_run(folder) and not is_exported(agent.path)
+        trackers = Trackers(names if is_of_run else (), run, warn)
     except InputError as error:
         warn(f"warning: {error}")
         return Trackers((), run, warn)

@@ -65,6 +65,7 @@ def test_the_exported_configuration_names_no_folder_of_this_machine(checkpoint: 
 def test_an_exported_agent_can_be_evaluated(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
     one, other = (evaluated(run, tmp_path / f"{run.name}.json", "episodes=5") for run in (checkpoint, exported))
     assert one["tasks"] == other["tasks"]
+    assert not list(exported.glob("events.*")), "the folder is no run, and has no trackers"
 
 
 def test_the_card_has_the_scores_of_this_checkpoint_alone(
