@@ -36,9 +36,9 @@ def generate(h: Tensor, tensor: Tensor, base: Tensor | None, x_size: int, sample
     """
     if samples is not None and samples < FEW_SAMPLES * len(h) and h.shape[1]:
         return h
-    if base is not None and torch.is_grad_enabled():
-        device = h.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+    device = h.device.type
+    if base is not None and torch.is_grad_enabled() and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         return _Generated.apply(h, tensor, base, dtype).view(len(h), -1, x_size)  # type: ignore[no-any-return, no-untyped-call]
     # Column-major h: the gradient of W is a product with h^T, which then is contiguous.
     generated = torch.mm(h.t().contiguous().t(), tensor)
@@ -49,9 +49,10 @@ def generate(h: Tensor, tensor: Tensor, base: Tensor | None, x_size: int, sample
 
 
 class _Generated(torch.autograd.Function):
-    """V + sum_j h_j W_j, flat. V is one more row of W, whose feature is 1.
+    """V + sum_j h_j W_j, flat, in `dtype`. V is one more row of W, whose feature is 1.
 
-    So the products include the sum and its gradient, and W and V are cast together.
+    So the products include the sum and its gradient, and W and V are cast together. For autocast only: torch.func, which the studies
+    use in full precision, does not transform it.
     """
 
     @staticmethod
