@@ -66,10 +66,11 @@ class _Generated(torch.autograd.Function):
         return torch.mm(features, weights)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         features, weights = ctx.saved_tensors
         h_dtype, dtype = ctx.dtypes
-        h_grad = torch.mm(grad, weights[:-1].t()).to(h_dtype)
+        # The code of a task is a constant.
+        h_grad = torch.mm(grad, weights[:-1].t()).to(h_dtype) if ctx.needs_input_grad[0] else None
         weights_grad = torch.mm(features.t().contiguous(), grad).to(dtype)
         return h_grad, weights_grad[:-1], weights_grad[-1].view(ctx.base_shape), None
 

@@ -202,7 +202,8 @@ class Learner:
         totals = sum_packed([*gradients.values(), *metrics.values()], reduce)
         for parameter, total in zip(gradients, totals[: len(gradients)], strict=True):
             parameter.grad = total
-        return dict(zip(metrics, totals[len(gradients) :], strict=True))
+        # Copies, because the log would keep the memory of all gradients.
+        return {key: total.clone() for key, total in zip(metrics, totals[len(gradients) :], strict=True)}
 
     def _refuse(self, before: Snapshot, batch: Trajectory, metrics: dict[str, Tensor]) -> None:
         """Restores PopArt and counts the refusal. Raises NonFiniteError after `max_refused` of them in a row."""

@@ -79,7 +79,7 @@ class GridTorso(nn.Module):
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
         image, sample = observation["image"], None
         # Not while acting: slots rarely see the same image at the same step (160 of 192 images are distinct).
-        if image.device.type == "cpu" and torch.is_grad_enabled():
+        if image.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             image, sample = _distinct(image)
         x = self._convolve(self._cells(image))
         if sample is None or (fuse is None and "vector" not in observation):
