@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from agents.cli.terminal import printable
 from system.errors import InputError
 from system.files import read_json, write_json
 
@@ -23,7 +24,7 @@ class TrackedRun(NamedTuple):
 
     Attributes:
         folder: Its folder, whose name is the run's name in every tracker.
-        config: Its configuration as nested plain data.
+        config: Its configuration as nested plain data. Its texts, and the name, are printable, because trackers take no surrogates.
         frames: Frames at which this process begins to log; rows after them are of a killed process. None for a process that adds to a
             run and does not train, as evaluate.py.
     """
@@ -35,7 +36,7 @@ class TrackedRun(NamedTuple):
     @property
     def name(self) -> str:
         """The name of the folder."""
-        return self.folder.resolve().name
+        return printable(self.folder.resolve().name)
 
 
 class Tracker(Protocol):
@@ -96,6 +97,7 @@ class Trackers:
         self._say = say
         self._failing: set[str] = set()
         self._trackers: dict[str, Tracker] = {}
+        run = run._replace(config=_printable(run.config))
         for name in dict.fromkeys(names):
             try:
                 self._trackers[name] = TRACKERS[name](run)
@@ -149,6 +151,15 @@ def check_trackers(names: Sequence[str]) -> None:
         from agents.run.trackers.wandb_run import check_login
 
         check_login()
+
+
+def _printable(value: Any) -> Any:
+    """Nested plain data with `printable` texts."""
+    if isinstance(value, Mapping):
+        return {key: _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def id_of(run: TrackedRun, tracker: str, make: Callable[[], str] = lambda: uuid.uuid4().hex[:12]) -> str:
