@@ -81,3 +81,12 @@ def check_parallel(runtime: str, parallel: int, cores: int) -> None:
         raise InputError(
             f"parallel={parallel} is more than the {cores} cores that may be used here: give at most {cores}."
         )
+
+
+def refuse_keys_of_single_runs(config: TrainConfig, of: str) -> None:
+    """Refuses keys of train.py that a program sets for each of its runs, or that its runs have no use for. `of`: which runs."""
+    again = "use folder=..., and the same command again to continue"
+    unused = dict.fromkeys(("stop_at", "stop_at_success", "evaluate_every"), "leave it out")
+    for key, fix in {"run": again, "resume": again, **unused}.items():
+        if getattr(config, key):
+            raise InputError(f"{key}={getattr(config, key)} is not for {of}: {fix}.")

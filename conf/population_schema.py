@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from conf.ablate_schema import check_parallel
+from conf.ablate_schema import check_parallel, refuse_keys_of_single_runs
 from conf.fields import choice, number
 from conf.names import EPISODE_WINDOW, NODE_RUNTIMES
 from conf.schema import TrainConfig
@@ -76,8 +76,4 @@ def check_population(config: PopulationConfig, cores: int) -> None:
             f"ready_frames={config.ready_frames}, so no member would ever be compared: raise it, or lower those."
         )
     check_parallel(config.runtime.name, config.parallel, cores)
-    again = "use folder=..., and the same command again to continue"
-    unused = dict.fromkeys(("stop_at", "stop_at_success", "evaluate_every"), "leave it out")
-    for key, fix in {"run": again, "resume": again, **unused}.items():
-        if getattr(config, key):
-            raise InputError(f"{key}={getattr(config, key)} is not for the members of a population: {fix}.")
+    refuse_keys_of_single_runs(config, "the members of a population")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from conf.ablate_schema import check_parallel
+from conf.ablate_schema import check_parallel, refuse_keys_of_single_runs
 from conf.fields import choice, number
 from conf.names import EPISODE_WINDOW, NODE_RUNTIMES
 from conf.schema import TrainConfig
@@ -74,8 +74,4 @@ def check_search(config: SearchConfig, space: dict[str, Domain], cores: int) -> 
         if domain.log and domain.low <= 0:
             raise InputError(f"{key} has a logarithmic range from {domain.low}: give a lower end above 0.")
     check_parallel(config.runtime.name, config.parallel, cores)
-    again = "use folder=..., and the same command again to continue"
-    unused = dict.fromkeys(("stop_at", "stop_at_success", "evaluate_every"), "leave it out")
-    for key, fix in {"run": again, "resume": again, **unused}.items():
-        if getattr(config, key):
-            raise InputError(f"{key}={getattr(config, key)} is not for the trials of a search: {fix}.")
+    refuse_keys_of_single_runs(config, "the trials of a search")
