@@ -180,7 +180,7 @@ def muon_rule(precision: torch.dtype) -> Rule:
 
     The factor gives it the usual size of Adam's update (Liu et al. 2025), so that one learning rate serves both. Its spectral norm is then
     0.2 lr sqrt(max(K, X)). Adam's reaches lr sqrt(K X) when the gradients of all samples agree, as they do along the mean of the inputs.
-    Some thousand such updates saturate the gates of an LSTM, and its memory is lost (docs/performance.md).
+    Such updates saturate the gates of an LSTM (docs/performance.md).
 
     Args:
         precision: Of the iteration.
