@@ -136,8 +136,7 @@ class Learner:
         """
         before = self.objective.snapshot()
         loss, metrics, statistics = self.objective(staged, self.current_entropy_cost)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.current_learning_rate
+        self.optimizer.learning_rate = self.current_learning_rate
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()

@@ -32,7 +32,7 @@ class Group(NamedTuple):
 
 
 class RuleOptimizer:
-    """The part of torch.optim.Optimizer's interface that the learner uses, around rules.
+    """An optimiser around rules, with what the learner needs of torch.optim.Optimizer.
 
     torch's class imports torch.compile's packages (torch._dynamo) when it is made, which takes a second of each learner's start. Its
     bookkeeping takes as long as a step of a small network.
@@ -41,31 +41,23 @@ class RuleOptimizer:
 
     Args:
         groups: With parameters on one device.
+        learning_rate: Of all groups. It can be set between steps.
     """
 
     def __init__(self, groups: Sequence[Group], *, learning_rate: float) -> None:
         self.groups = groups
-        self.param_groups: list[dict[str, Any]] = [
-            {"params": list(group.parameters), "lr": learning_rate} for group in groups
-        ]
+        self.learning_rate = learning_rate
         self.state: dict[Tensor, State] = {}
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Removes all gradients; `set_to_none` must be True."""
-        assert set_to_none
-        for group in self.groups:
-            for parameter in group.parameters:
-                parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Updates the parameters that have a gradient."""
-        for group, settings in zip(self.groups, self.param_groups, strict=True):
+        for group in self.groups:
             parameters = [parameter for parameter in group.parameters if parameter.grad is not None]
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             states = [self._state(parameter, group) for parameter in parameters]
             if parameters:
-                group.rule(parameters, gradients, states, settings["lr"])
+                group.rule(parameters, gradients, states, self.learning_rate)
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, without the constants: the states by the index of their parameter, counted over all groups."""

@@ -83,7 +83,7 @@ def test_the_learning_rate_falls_to_zero_with_the_steps() -> None:
         expected = 0.2 * max(0.0, 1 - steps / 100)
         before = flat(learner)
         learner.step(batch)
-        assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        assert learner.optimizer.learning_rate == pytest.approx(expected)
         assert torch.equal(before, flat(learner)) == (expected == 0)
         steps += int(batch["mask"].sum())
         assert learner.counters.steps == steps
@@ -106,7 +106,7 @@ def test_schedules_after_a_warm_up(schedule: str, expected: list[float]) -> None
         assert learner.current_learning_rate == pytest.approx(rate)
     learner.counters = Counters(steps=10)
     learner.step(make_batch(learner))
-    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert learner.optimizer.learning_rate == pytest.approx(0.1)
 
 
 def test_a_second_pass_over_a_batch_changes_parameters_and_counts_no_steps() -> None:
@@ -170,7 +170,7 @@ def test_without_annealing_the_learning_rate_is_constant() -> None:
     learner = make_learner(total_frames=10, learning_rate=0.2, anneal=False)
     for seed in range(3):
         learner.step(make_batch(learner, seed))
-    assert learner.optimizer.param_groups[0]["lr"] == 0.2
+    assert learner.optimizer.learning_rate == 0.2
 
 
 def test_gradients_are_clipped_to_their_global_norm() -> None:
