@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ablation.load import (
     CELL_FILE,
@@ -48,7 +49,7 @@ from envs.spec import EnvSpec
 from envs.suites import make_spec, settle
 from system.errors import InputError
 from system.files import parse_json, read_json, read_lines, write_json, write_whole
-from system.plain_data import COUNT
+from system.plain_data import COUNT, FINITE
 
 _LOG_STEPS = 100
 """Points of a learning curve if `log_frames` is not set."""
@@ -288,14 +289,36 @@ def is_evaluated(cell: Cell) -> bool:
     )
 
 
-def logged_frames(cell: Cell) -> int:
-    """Frames in the last line of metrics.jsonl; 0 if it cannot be read."""
+class LogStep(NamedTuple):
+    """The newest log step of a run: its frames, its speed, and the mean over tasks of the score, the success or the return, of which it
+    holds the first one that is known. A number that is unknown is NaN.
+    """
+
+    frames: int = 0
+    frames_per_second: float = math.nan
+    measure: str = ""
+    value: float = math.nan
+
+
+_MEASURES = {"score/mean": "score", "mean/success": "success", "mean/return": "return"}
+
+
+def newest_log_step(cell: Cell) -> LogStep:
+    """The last line of metrics.jsonl; the defaults if it cannot be read."""
     try:
         *_, newest = read_lines(cell.folder / "metrics.jsonl", last=_TAIL_BYTES)
-        count = parse_json(newest)["frames"]
-        return int(count) if COUNT.passes(count) else 0
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
-        return 0
+        row = parse_json(newest)
+        frames = row["frames"]
+        numbers = {key: float(value) for key, value in row.items() if FINITE.passes(value)}
+        key = next((key for key in _MEASURES if key in numbers), "")
+        return LogStep(
+            int(frames) if COUNT.passes(frames) else 0,
+            numbers.get("frames_per_second", math.nan),
+            _MEASURES.get(key, ""),
+            numbers.get(key, math.nan),
+        )
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError):
+        return LogStep()
 
 
 def _compared(train: TrainConfig) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from ablation.analysis.comparability import Configs
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
-from ablation.report.drawing import DARK, LIGHT, Hover, shorten
+from ablation.report.drawing import DARK, LIGHT, Hover
 from ablation.report.tables import make_tables
 from system.files import check_links, finite_or_null, write_whole
+from system.words import shorten
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
 FIGURES, DATA = "figures", "data"

@@ -16,8 +16,8 @@ from ablation.grid.grid import (
     is_evaluated,
     is_trained,
     load_cell,
-    logged_frames,
     make_cells,
+    newest_log_step,
     normalize_axes,
     save_cell,
     save_grid,
@@ -255,9 +255,9 @@ def finished(cell: Cell) -> None:
 
 def test_progress_is_read_from_the_run_folder(grid: dict[str, Cell]) -> None:
     cell = grid["mi-seed0"]
-    assert (is_trained(cell), is_evaluated(cell), logged_frames(cell)) == (False, False, 0)
+    assert (is_trained(cell), is_evaluated(cell), newest_log_step(cell).frames) == (False, False, 0)
     finished(cell)
-    assert (is_trained(cell), is_evaluated(cell), logged_frames(cell)) == (True, True, 896)
+    assert (is_trained(cell), is_evaluated(cell), newest_log_step(cell).frames) == (True, True, 896)
     other: list[EvaluateConfig] = [
         dataclasses.replace(cell.evaluate, **changed)  # type: ignore[arg-type]
         for changed in ({"episodes": 11}, {"seed": 1}, {"greedy": True}, {"probe": ""}, {"probe": "all"})
