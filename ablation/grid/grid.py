@@ -10,23 +10,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablation.load import (
-    CELL_FILE,
-    GRID_FILE,
-    HOUSEKEEPING_KEYS,
-    read_evaluation,
-    read_grid,
-    read_result,
-)
+from ablation.load import HOUSEKEEPING_KEYS
+from ablation.run_files import CELL_FILE, GRID_FILE, read_evaluation, read_grid, read_result
 from agents.evaluation.episodes import SEEDED_ONCE
 from agents.evaluation.probes import ALL, all_probes
-from agents.run.layout import CONFIG
+from agents.run.layout import CONFIG, file_name
 from agents.setup.builder import build_network
 from agents.setup.match_params import match_params
 from agents.setup.preflight import check_fits
@@ -124,7 +117,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         variants[variant] = train, env
     cells: list[Cell] = []
     for seed, (variant, (train, env)) in itertools.product(list_seeds(config), variants.items()):
-        name = f"{_file_name(variant)}-seed{seed}"
+        name = f"{file_name(variant)}-seed{seed}"
         if any(cell.name == name for cell in cells):
             raise InputError(
                 f"Two runs of the grid would share the folder {name}: give values that differ in letters or digits."
@@ -300,8 +293,3 @@ def logged_frames(cell: Cell) -> int:
 
 def _compared(train: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in flatten(to_dict(train)).items() if key not in _NOT_COMPARED}
-
-
-def _file_name(text: str) -> str:
-    """The text without brackets and quotes; other characters with a meaning in a shell become commas."""
-    return re.sub(r"[^\w.=+,-]", ",", re.sub(r"[\[\]{}'\"]", "", text))

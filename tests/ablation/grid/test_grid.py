@@ -286,7 +286,7 @@ def test_a_grid_can_grow_but_its_runs_keep_their_settings(grid: dict[str, Cell],
 
 
 def test_cells_that_would_share_a_folder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablation.grid.grid._file_name", lambda variant: variant[:1])
+    monkeypatch.setattr("ablation.grid.grid.file_name", lambda variant: variant[:1])
     with pytest.raises(InputError, match="would share the folder m-seed0"):
         cells_of("fusions=[mi,mixture]", "seeds=1")
 

@@ -13,10 +13,10 @@ import pytest
 from saved_agents import CONDITIONAL, SMALL
 
 import train
-from ablation import load
+from ablation import run_files
 from ablation.grid.grid import logged_frames
 from ablation.grid.scheduler import exit_reason
-from ablation.load import read_log
+from ablation.run_files import read_log
 from agents.run.metrics import MetricsLog
 from agents.run.trackers.tracker import TrackedRun, Trackers
 from system.files import AppendedFile, open_ordinary, parse_json, read_bounded, read_json, read_lines, write_whole
@@ -86,7 +86,7 @@ def test_written_files_can_be_read_for_any_names(tmp_path: Path) -> None:
 
 
 def test_a_long_log_is_thinned_and_ends_with_its_newest_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_MOST_ROWS", 8)
+    monkeypatch.setattr(run_files, "_MOST_ROWS", 8)
     for count in (0, 1, 15, 16, 17, 33, 100):
         lines = [json.dumps(ROW | {"frames": number}) + "\n" for number in range(count)]
         (tmp_path / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
