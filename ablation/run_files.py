@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -102,6 +103,28 @@ def read_record(folder: Path) -> Record:
     return Record(folder, cell.get("variant", ""), config, result, evaluation, provenance, agent, read_log(folder))
 
 
+def read_training(folder: Path) -> Record:
+    """Reads a run folder without its evaluation, also of an unfinished run. The evaluation is replaced by the last training episodes.
+
+    InputError, with one sentence, if the run is missing, has no log, or has an unreadable file.
+    """
+    if not (folder / CONFIG).exists():
+        raise InputError(f"its folder has no {CONFIG}: the run has not started.")
+    rows = read_log(folder)
+    last = rows[-1] if rows else {}
+    names = [key.removeprefix("tasks/").removesuffix("/return") for key in last if re.fullmatch("tasks/.+/return", key)]
+    if not names:
+        raise InputError("its metrics.jsonl has no episode yet: wait for its first log step.")
+    tasks = {
+        task: {"episodes": 0, "mean": last[f"tasks/{task}/return"], "success": last.get(f"tasks/{task}/success")}
+        for task in names
+    }
+    cell, agent = (_read(folder / name, {}, form) for name, form in ((CELL_FILE, _CELL_FORM), (AGENT, _AGENT_FORM)))
+    result = {"parameters": 0, "frames": last["frames"], "seconds": last["seconds"], "frames_per_second": 0.0}
+    evaluation = {"tasks": tasks}
+    return Record(folder, cell.get("variant", ""), load_train(folder / CONFIG), result, evaluation, {}, agent, rows)
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """result.json of a run that is finished or paused; empty for any other run. InputError if the file is invalid."""
 
@@ -187,5 +210,3 @@ def _damaged(path: Path, found: str) -> InputError:
     return InputError(
         f"{path} is damaged, or another program wrote it (it holds {found}): put back a copy, or leave the run out of the report."
     )
-
-
