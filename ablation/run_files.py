@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ _MOST_VALUES = 20_000_000
 
 _MOST_ROWS = 10_000
 """A metrics.jsonl of at least twice as many rows is thinned, but not below this number, which is far more than a curve shows."""
+
+_TAIL_BYTES = 2**20
+"""Size of the end of metrics.jsonl that is searched for its last line."""
 
 _SUCCESS = Test("a share, or null", lambda value: value is None or FINITE.passes(value))
 _VALUE = Test("text, a number, or null", lambda value: value is None or isinstance(value, str | int | float))
@@ -172,6 +176,38 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     if newest is not None and rows[-1] is not newest:
         rows.append(newest)
     return rows
+
+
+class LogStep(NamedTuple):
+    """The newest log step of a run: its frames, its speed, and the mean over tasks of the score, the success or the return, of which it
+    holds the first one that is known. A number that is unknown is NaN.
+    """
+
+    frames: int = 0
+    frames_per_second: float = math.nan
+    measure: str = ""
+    value: float = math.nan
+
+
+_MEASURES = {"score/mean": "score", "mean/success": "success", "mean/return": "return"}
+
+
+def newest_log_step(folder: Path) -> LogStep:
+    """The last line of metrics.jsonl; the defaults if it cannot be read."""
+    try:
+        *_, newest = read_lines(folder / "metrics.jsonl", last=_TAIL_BYTES)
+        row = parse_json(newest)
+        frames = row["frames"]
+        numbers = {key: float(value) for key, value in row.items() if FINITE.passes(value)}
+        key = next((key for key in _MEASURES if key in numbers), "")
+        return LogStep(
+            int(frames) if COUNT.passes(frames) else 0,
+            numbers.get("frames_per_second", math.nan),
+            _MEASURES.get(key, ""),
+            numbers.get(key, math.nan),
+        )
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError):
+        return LogStep()
 
 
 def _curve_row(line: str) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from conf.fields import check_fields, choice, number
 from conf.names import FUSIONS, MEASURES, NODE_RUNTIMES, PROBES
 from conf.schema import TrainConfig
 from system.errors import InputError
+from system.words import count
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,7 +85,7 @@ def check_parallel(runtime: str, parallel: int, cores: int) -> None:
     """Refuses more parallel runs than cores, except on a cluster, which has other cores."""
     if parallel > cores and runtime != "cluster":
         raise InputError(
-            f"parallel={parallel} is more than the {cores} cores that may be used here: give at most {cores}."
+            f"parallel={parallel} is more than the {count(cores, 'core')} that may be used here: give at most {cores}."
         )
 
 

@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from ablation.analysis import numbers
 from ablation.analysis.results import Analysis, Array, Band, Curves, Estimate, Measure, Results
 from ablation.report import panels
-from ablation.report.drawing import MUTED, Hover, Panel, shorten
+from ablation.report.drawing import MUTED, Hover, Panel
+from system.words import shorten
 
 Limits: TypeAlias = tuple[float, float] | None
 """Limits of an axis, or the extreme values of a panel; None: no value, and matplotlib's limits."""

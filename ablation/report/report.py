@@ -30,9 +30,10 @@ from ablation.analysis.efficiency import common_frames, curves
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
-from ablation.report.drawing import DARK, LIGHT, Hover, shorten
+from ablation.report.drawing import DARK, LIGHT, Hover
 from ablation.report.tables import curve_data, make_tables
 from system.files import check_links, finite_or_null, write_whole
+from system.words import shorten
 
 Files: TypeAlias = dict[str, str | bytes]
 """Content by name in the folder of the report."""

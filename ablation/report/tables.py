@@ -19,6 +19,7 @@ from ablation.analysis.comparability import Configs, format_value
 from ablation.analysis.numbers import Write
 from ablation.analysis.results import Analysis, Array, Comparison, Curves, Estimate, Results
 from agents.cli.terminal import printable
+from system.words import count
 
 Row: TypeAlias = Sequence[Any]
 
@@ -94,7 +95,7 @@ def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[
     variants, write = results.variants, numbers.of_measure(results.measure)
     aggregates = [key for key in _AGGREGATES if key in analysis.aggregates[variants[0]]]
     probes = dict.fromkeys(probe for row in analysis.probes.values() for probe in row)
-    shared = f"Configuration: the {len(configs.shared)} keys that all runs share"
+    shared = f"Configuration: the {count(len(configs.shared), 'key')} that all runs share"
     beats = "Probability that the row beats the column"
     profiles = [
         (variant, *point)
@@ -245,7 +246,7 @@ def _where(results: Results) -> Table:
     rows = tuple(
         (
             key,
-            ", ".join(f"{value} ({count} of {counts.total()} runs)" for value, count in counts.items())
+            ", ".join(f"{value} ({number} of {counts.total()} runs)" for value, number in counts.items())
             if len(counts) > 1
             else next(iter(counts)),
         )
