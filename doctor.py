@@ -182,7 +182,7 @@ def check_run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """The plan of `python train.py <overrides>` on this machine, and the problems that keep it from starting."""
     found: dict[str, Any] = {"keys": list(overrides), "suite": config.env.name, "problems": []}
     try:
-        config.run = config.run or default_run(config)
+        config.run = config.run or default_run(config, overrides)
         check_writable(Path(config.run))
         check_free(Path(config.run), resume=config.resume)
         if config.resume and holds_run(Path(config.run)):

@@ -10,24 +10,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ablation.load import (
-    CELL_FILE,
-    GRID_FILE,
-    HOUSEKEEPING_KEYS,
-    read_evaluation,
-    read_grid,
-    read_result,
-)
+from ablation.load import HOUSEKEEPING_KEYS
+from ablation.run_files import CELL_FILE, GRID_FILE, read_evaluation, read_grid, read_result
 from agents.evaluation.episodes import SEEDED_ONCE
 from agents.evaluation.probes import ALL, all_probes
-from agents.run.layout import CONFIG
+from agents.run.layout import CONFIG, file_name
 from agents.setup.builder import build_network
 from agents.setup.match_params import match_params
 from agents.setup.preflight import check_fits
@@ -48,17 +40,13 @@ from conf.schema import EvaluateConfig, TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import make_spec, settle
 from system.errors import InputError
-from system.files import parse_json, read_json, read_lines, write_json, write_whole
-from system.plain_data import COUNT, FINITE
+from system.files import read_json, write_json, write_whole
 
 _LOG_STEPS = 100
 """Points of a learning curve if `log_frames` is not set."""
 
 CLUSTER = "cluster"
 """The runtime of a grid whose runs are distributed over machines."""
-
-_TAIL_BYTES = 2**20
-"""Size of the end of metrics.jsonl that is searched for its last line."""
 
 _LIST_KEYS = ("fusions", "seeds", "folders")
 _GRID_KEYS = {field.name for field in dataclasses.fields(AblateConfig)} - {
@@ -125,7 +113,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         variants[variant] = train, env
     cells: list[Cell] = []
     for seed, (variant, (train, env)) in itertools.product(list_seeds(config), variants.items()):
-        name = f"{_file_name(variant)}-seed{seed}"
+        name = f"{file_name(variant)}-seed{seed}"
         if any(cell.name == name for cell in cells):
             raise InputError(
                 f"Two runs of the grid would share the folder {name}: give values that differ in letters or digits."
@@ -289,42 +277,5 @@ def is_evaluated(cell: Cell) -> bool:
     )
 
 
-class LogStep(NamedTuple):
-    """The newest log step of a run: its frames, its speed, and the mean over tasks of the score, the success or the return, of which it
-    holds the first one that is known. A number that is unknown is NaN.
-    """
-
-    frames: int = 0
-    frames_per_second: float = math.nan
-    measure: str = ""
-    value: float = math.nan
-
-
-_MEASURES = {"score/mean": "score", "mean/success": "success", "mean/return": "return"}
-
-
-def newest_log_step(cell: Cell) -> LogStep:
-    """The last line of metrics.jsonl; the defaults if it cannot be read."""
-    try:
-        *_, newest = read_lines(cell.folder / "metrics.jsonl", last=_TAIL_BYTES)
-        row = parse_json(newest)
-        frames = row["frames"]
-        numbers = {key: float(value) for key, value in row.items() if FINITE.passes(value)}
-        key = next((key for key in _MEASURES if key in numbers), "")
-        return LogStep(
-            int(frames) if COUNT.passes(frames) else 0,
-            numbers.get("frames_per_second", math.nan),
-            _MEASURES.get(key, ""),
-            numbers.get(key, math.nan),
-        )
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError):
-        return LogStep()
-
-
 def _compared(train: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in flatten(to_dict(train)).items() if key not in _NOT_COMPARED}
-
-
-def _file_name(text: str) -> str:
-    """The text without brackets and quotes; other characters with a meaning in a shell become commas."""
-    return re.sub(r"[^\w.=+,-]", ",", re.sub(r"[\[\]{}'\"]", "", text))

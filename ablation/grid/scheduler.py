@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from ablation.grid.grid import Cell, is_evaluated, is_trained, newest_log_step
+from ablation.grid.grid import Cell, is_evaluated, is_trained
+from ablation.run_files import newest_log_step
 from envs.faults import signal_name
 from system.files import read_lines
 
@@ -50,7 +51,7 @@ class CellStatus:
 
     def read_log(self, cell: Cell) -> None:
         """Takes the newest log step of the cell."""
-        step = newest_log_step(cell)
+        step = newest_log_step(cell.folder)
         self.frames, self.measure, self.value = step.frames, step.measure, step.value
         left, speed = max(0, (cell.pause_at or cell.train.total_frames) - step.frames), step.frames_per_second
         self.seconds_left = left / speed if speed > 0 else math.nan

@@ -18,7 +18,7 @@ from spoiled import LENGTH, SPOILED, MakeSpoiled, Spoils
 
 import evaluate
 import train
-from ablation.load import read_evaluation
+from ablation.run_files import read_evaluation
 from agents.evaluation.report import write_report
 from agents.run.metrics import MetricsLog, Statistics
 from agents.run.trackers.tracker import TrackedRun, Trackers
