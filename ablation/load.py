@@ -263,7 +263,7 @@ def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, dic
     # A task whose lowest and highest reference are equal has no scale.
     scores = {task: score for task, score in reference_scores(first.config).items() if score.human != score.random}
     if all(task in scores for task in first.tasks):
-        known["score"] = _SCORES[scores[first.tasks[0]].reference]
+        known["score"] = _SCORES[scores[next(iter(first.tasks))].reference]
     name = next(name for name in ("score", "success", "return") if name in known) if wanted == "auto" else wanted
     if name not in known:
         raise InputError(

@@ -18,7 +18,7 @@ from agents.run.layout import holds_run
 from agents.run.provenance import versions
 from agents.storage.checkpoint import CHECKPOINTS, list_checkpoints
 from conf.schema import EvaluateConfig
-from envs.scores import AGGREGATES, normalising_scores, normalised
+from envs.scores import AGGREGATES, normalised, normalising_scores
 from envs.spec import EnvSpec, Score
 from system.errors import InputError
 from system.files import read_json, write_json

@@ -22,7 +22,9 @@ _MEANS = {"return": ".3f", "score": ".1f", "success": ".1%", "length": ".1f"}
 _COUNTS = ("episodes", "frames", "updates")
 """Columns of the table: means over episodes with their formats, and counts."""
 
-SCORES = "normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
+SCORES = (
+    "normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
+)
 
 
 class Display(Terminal):

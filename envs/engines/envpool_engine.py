@@ -60,7 +60,7 @@ def _share_opengl() -> None:
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 
 
-class _Pool:
+class Pool:
     """The slots of one task; `rows` are their rows of the batch."""
 
     def __init__(
@@ -119,6 +119,9 @@ class _Pool:
 class EnvpoolEngine:
     """All pools as one batch (see `envs.engines.base.Engine` and `SuccessEngine`).
 
+    Attributes:
+        pools: One per task that a slot has, in the order of the task ids. New ones at every `start`.
+
     envpool seeds an environment once, when it is made, here with the seed of its slot's first episode. Later episodes continue that
     random stream. So a run that resumes at episode k starts with the seed of episode k, and plays another level than the interrupted run
     would have.
@@ -135,7 +138,7 @@ class EnvpoolEngine:
             self.observation["instruction"] = np.zeros((size, spec.instruction_length), np.int32)
         self.success = np.full(size, np.nan, np.float32)
         self._outcome: Outcome = np.zeros(size, np.float32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
-        self._pools: list[_Pool] = []
+        self.pools: list[Pool] = []
 
     def start(self, seed: int) -> None:
         self.close()  # envpool cannot be seeded again, so the pools are rebuilt
@@ -145,34 +148,34 @@ class EnvpoolEngine:
             seeds = [
                 episode_seed(seed, self._split, name, self._slots[row].index, self._slots[row].episode) for row in rows
             ]
-            self._pools.append(_Pool(self._family, name, rows, seeds, self._tokenizer, self._threads))
-        for pool in self._pools:
+            self.pools.append(Pool(self._family, name, rows, seeds, self._tokenizer, self._threads))
+        for pool in self.pools:
             pool.envs.async_reset()
         self._receive()
 
     def step(self, actions: NDArray[Any]) -> Outcome:
-        for pool in self._pools:  # send to every pool before waiting for any, so that they work in parallel
+        for pool in self.pools:  # send to every pool before waiting for any, so that they work in parallel
             pool.send(actions[pool.rows])
         self._receive()
         return self._outcome
 
     def _receive(self) -> None:
-        for pool in self._pools:
+        for pool in self.pools:
             for array, received in zip(self._outcome, pool.receive(self.observation, self.success), strict=True):
                 array[pool.rows] = received
 
     def render(self, slot: int) -> NDArray[np.uint8]:
         _share_opengl()
-        pool = next(pool for pool in self._pools if slot in pool.rows)
+        pool = next(pool for pool in self.pools if slot in pool.rows)
         try:
             return np.asarray(pool.envs.render(int(np.flatnonzero(pool.rows == slot)[0]))[0], np.uint8)
         except RuntimeError as error:
             raise InputError(
-                f"video=true cannot draw {self._tasks[self._slots[slot].task]} ({error}): install OpenGL with a driver, such as libegl1 and "
-                "libgl1-mesa-dri, or leave video= out."
+                f"video=true cannot draw {self._tasks[self._slots[slot].task]} ({error}): install OpenGL with a driver, as "
+                "libegl1 and libgl1-mesa-dri, or leave video= out."
             ) from error
 
     def close(self) -> None:
-        for pool in self._pools:
+        for pool in self.pools:
             pool.envs.close()
-        self._pools = []
+        self.pools = []

@@ -56,7 +56,7 @@ class CraftaxConfig(EnvpoolConfig):
     """
 
     name: str = "craftax"
-    tasks: list[str] = field(default_factory=lambda: ["classic"])
+    tasks: list[str] = field(default_factory=lambda: ["starter"])
     observation: str = "symbolic"
 
 

@@ -46,7 +46,6 @@ PRESETS: dict[str, tuple[str, ...]] = {"mt10": _MT10, "mt25": _MT25, "mt50": TAS
 DIFFERENT: dict[str, str] = dict.fromkeys(
     (
         "button-press-topdown-wall-v3",
-        "disassemble-v3",
         "door-lock-v3",
         "pick-place-v3",
         "push-back-v3",

@@ -83,9 +83,7 @@ def _describe(config: ProcgenConfig, tasks: tuple[str, ...]) -> dict[str, Any]:
 
 def _family(config: ProcgenConfig, split: Split) -> Family:
     options = {"distribution_mode": _EASY, "channel_first": False, **levels(config.num_levels, split)}
-    return Family(
-        env_id=lambda game: f"{game.capitalize()}Easy-v0", options=options, show=lambda seen: {"image": seen}
-    )
+    return Family(env_id=lambda game: f"{game.capitalize()}Easy-v0", options=options, show=lambda seen: {"image": seen})
 
 
 PROCGEN = envpool_suite(

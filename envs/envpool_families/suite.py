@@ -37,7 +37,7 @@ class SuiteFamily:
         kind: What a task is called in messages.
         since: First version of envpool that has the family, without the system's libraries.
         needs: What that version needs beside pip, in words; empty if nothing.
-        describe: (config, tasks) -> fields of EnvSpec beside `suite`, `tasks`, `engine` and `scores`. Checks the options; raises InputError.
+        describe: (config, tasks) -> fields of EnvSpec beside `suite`, `tasks`, `engine` and `scores`. Raises InputError for bad options.
         family: (config, split) -> how the engine makes and reads the environments.
         scores: Reference scores of the tasks that have them.
         memory: MiB of one environment.

@@ -17,6 +17,7 @@ from envs.vizdoom import suite as vizdoom
 _EMULATORS: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
 _GAMES: dict[tuple[str, int], list[KeptGame]] = defaultdict(list)
 
+
 @pytest.fixture
 def newer_envpool(monkeypatch: pytest.MonkeyPatch) -> None:
     """envpool 1.2.7 or later, or the fake of it where none is installed."""

@@ -70,7 +70,12 @@ ACTIONS = np.zeros(2, np.int32)
 
 
 def test_the_reward_of_a_reset_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    results: Results = [{"reward": [5, 5]}, {"reward": [1, 2], "truncated": [1, 0]}, {"reward": [7, 3]}, {"reward": [4, 4]}]
+    results: Results = [
+        {"reward": [5, 5]},
+        {"reward": [1, 2], "truncated": [1, 0]},
+        {"reward": [7, 3]},
+        {"reward": [4, 4]},
+    ]
     env, _ = opened(monkeypatch, results)
     env.reset()
     assert [env.step(ACTIONS)[1].tolist() for _ in range(3)] == [[1, 2], [0, 3], [4, 4]]
@@ -119,9 +124,7 @@ def test_results_out_of_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_pools_get_one_seed_per_slot_the_options_and_no_idle_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    env, made = opened(
-        monkeypatch, [{}, {}], env_id=lambda task: f"Some/{task}", options={"speed": 3}
-    )
+    env, made = opened(monkeypatch, [{}, {}], env_id=lambda task: f"Some/{task}", options={"speed": 3})
     env.reset()
     env.reset(seed=1)
     first, second = made

@@ -30,7 +30,7 @@ def opened(game: str = "classic", observation: str = "symbolic", slots: int = 8)
 def test_every_game_plays_with_the_shapes_of_its_table(game: str, observation: str) -> None:
     with closing(opened(game, observation, slots=2)) as env:
         seen, _ = env.reset()
-        pool: Any = env._engine._pools[0].envs  # type: ignore[attr-defined]
+        pool: Any = env._engine.pools[0].envs  # type: ignore[attr-defined]
         assert pool.action_space.n == env.spec_of_suite.num_actions
         for _ in range(20):
             assert env.observation_space.contains(seen)
@@ -41,7 +41,7 @@ def test_every_game_plays_with_the_shapes_of_its_table(game: str, observation: s
 def test_pictures_are_rounded_to_bytes() -> None:
     with closing(opened(observation="pixels", slots=2)) as env:
         env.reset()
-        pool: Any = env._engine._pools[0].envs  # type: ignore[attr-defined]
+        pool: Any = env._engine.pools[0].envs  # type: ignore[attr-defined]
         raw: list[Any] = []
         receive = pool.recv
 
@@ -60,11 +60,11 @@ def test_an_episode_ends_with_its_own_last_observation() -> None:
     with closing(opened(slots=16)) as env:
         env.reset()
         found = 0
-        pool: Any = env._engine._pools[0].envs  # type: ignore[attr-defined]
+        pool: Any = env._engine.pools[0].envs  # type: ignore[attr-defined]
         assert not pool.spec.config.auto_reset
         env.action_space.seed(0)
         for _ in range(400):
-            _, reward, terminated, truncated, info = env.step(env.action_space.sample())
+            _, _, terminated, truncated, info = env.step(env.action_space.sample())
             assert not truncated.any() and np.isnan(info["success"]).all()
             found += int(terminated.sum())
         assert found > 3

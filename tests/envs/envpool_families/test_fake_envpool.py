@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from newer_envpool import FAKE_ENVPOOL, has_newer_envpool
 
-
-DESCRIBE = '''
+DESCRIBE = """
 import json, warnings
 import numpy as np
 import envpool
@@ -88,7 +87,7 @@ for name in GAMES + WORLDS:
             break
     entry["ends"] = bool(ends > 0)
 print(json.dumps(found, sort_keys=True, default=str))
-'''
+"""
 
 
 def described(path: Path | None) -> dict[str, Any]:

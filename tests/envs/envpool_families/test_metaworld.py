@@ -18,7 +18,9 @@ pytest.importorskip("envpool")
 HAND, GOAL = slice(0, 3), slice(36, 39)
 
 
-def opened(tasks: list[str], slots: int = 1, seed: int = 0, split: Split = Split.TRAIN, steps: int = 500) -> MultitaskVectorEnv:
+def opened(
+    tasks: list[str], slots: int = 1, seed: int = 0, split: Split = Split.TRAIN, steps: int = 500
+) -> MultitaskVectorEnv:
     config = MetaworldConfig(tasks=tasks, max_episode_steps=steps)
     spec = make_spec(config)
     seats = [Slot(task=n % len(spec.tasks), index=n // len(spec.tasks)) for n in range(slots)]

@@ -24,7 +24,7 @@ def played_levels(num_levels: int, split: Split) -> set[int]:
     with closing(make_env(config, spec, [Slot(task=0, index=n) for n in range(64)], 0, split)) as env:
         found: set[int] = set()
         env.reset()
-        pool: Any = env._engine._pools[0].envs  # type: ignore[attr-defined]
+        pool: Any = env._engine.pools[0].envs  # type: ignore[attr-defined]
         receive = pool.recv
 
         def recv() -> Any:

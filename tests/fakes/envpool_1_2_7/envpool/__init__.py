@@ -52,18 +52,20 @@ _CRAFTAX: dict[str, Any] = {
     "render_tile_size": 16, "initial_state": [], "debug_state": False,
 }
 _ACHIEVEMENTS = (
-    "collect_wood place_table eat_cow collect_sapling collect_drink make_wood_pickaxe make_wood_sword place_plant "
-    "defeat_zombie collect_stone place_stone eat_plant defeat_skeleton make_stone_pickaxe make_stone_sword wake_up "
-    "place_furnace collect_coal collect_iron collect_diamond make_iron_pickaxe make_iron_sword "
+    "collect_wood", "place_table", "eat_cow", "collect_sapling", "collect_drink", "make_wood_pickaxe",
+    "make_wood_sword", "place_plant", "defeat_zombie", "collect_stone", "place_stone", "eat_plant",
+    "defeat_skeleton", "make_stone_pickaxe", "make_stone_sword", "wake_up", "place_furnace", "collect_coal",
+    "collect_iron", "collect_diamond", "make_iron_pickaxe", "make_iron_sword",
     # The classic game has those above only.
-    "make_arrow make_torch place_torch collect_sapphire collect_ruby make_diamond_pickaxe make_diamond_sword "
-    "make_iron_armour make_diamond_armour enter_gnomish_mines enter_dungeon enter_sewers enter_vault enter_troll_mines "
-    "enter_fire_realm enter_ice_realm enter_graveyard defeat_gnome_warrior defeat_gnome_archer defeat_orc_solider "
-    "defeat_orc_mage defeat_lizard defeat_kobold defeat_knight defeat_archer defeat_troll defeat_deep_thing "
-    "defeat_pigman defeat_fire_elemental defeat_frost_troll defeat_ice_elemental damage_necromancer defeat_necromancer "
-    "eat_bat eat_snail find_bow fire_bow learn_fireball cast_fireball learn_iceball cast_iceball open_chest "
-    "drink_potion enchant_sword enchant_armour"
-).split()
+    "make_arrow", "make_torch", "place_torch", "collect_sapphire", "collect_ruby", "make_diamond_pickaxe",
+    "make_diamond_sword", "make_iron_armour", "make_diamond_armour", "enter_gnomish_mines", "enter_dungeon",
+    "enter_sewers", "enter_vault", "enter_troll_mines", "enter_fire_realm", "enter_ice_realm", "enter_graveyard",
+    "defeat_gnome_warrior", "defeat_gnome_archer", "defeat_orc_solider", "defeat_orc_mage", "defeat_lizard",
+    "defeat_kobold", "defeat_knight", "defeat_archer", "defeat_troll", "defeat_deep_thing", "defeat_pigman",
+    "defeat_fire_elemental", "defeat_frost_troll", "defeat_ice_elemental", "damage_necromancer",
+    "defeat_necromancer", "eat_bat", "eat_snail", "find_bow", "fire_bow", "learn_fireball", "cast_fireball",
+    "learn_iceball", "cast_iceball", "open_chest", "drink_potion", "enchant_sword", "enchant_armour",
+)
 # fmt: on
 _CLASSIC = {"map_size": [64, 64], "num_levels": 1, "always_diamond": True, "max_episode_steps": 10_000}
 
@@ -110,7 +112,7 @@ class _Pool:
 
     def __init__(self, name: str, config: dict[str, Any], render_mode: str | None) -> None:
         self.name, self.config, self._render_mode = name, config, render_mode
-        self.spec = namedtuple("Spec", "config")(namedtuple("Config", config)(**config))  # noqa: PYI024
+        self.spec = namedtuple("Spec", "config")(namedtuple("Config", config)(**config))
         self.num_envs = config["num_envs"]
         self.all_env_ids = np.arange(self.num_envs, dtype=np.int32)
         seeds = config["env_seed"] or [config["seed"] + k for k in range(self.num_envs)]
