@@ -28,7 +28,7 @@ from envs.atari.games import GAMES, PRESETS
 from envs.engines.gymnasium_engine import LIFE_LOST, GymnasiumEngine
 from envs.seeding import uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
-from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
+from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks, explain_failed_import
 from system.errors import InputError, unknown_task
 
 _SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -136,7 +136,8 @@ class AtariEnv(gymnasium.Env[dict[str, NDArray[np.uint8]], int]):
     """
 
     def __init__(self, config: AtariConfig, reports_lives: bool, task: str) -> None:
-        import cv2
+        with explain_failed_import("cv2"):
+            import cv2
 
         self.render_mode = "rgb_array"
         self._config, self._reports_lives = config, reports_lives
@@ -228,8 +229,9 @@ def nearest_actions(legal: Sequence[int]) -> tuple[int, ...]:
 
 def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
     """An emulator with this ROM, and the state in which its games begin."""
-    from ale_py import ALEInterface, LoggerMode
-    from ale_py.roms import get_rom_path
+    with explain_failed_import("ale_py"):
+        from ale_py import ALEInterface, LoggerMode
+        from ale_py.roms import get_rom_path
 
     ALEInterface.setLoggerMode(LoggerMode.Error)
     emulator = ALEInterface()

@@ -13,11 +13,13 @@ from envs.engines.base import Arrays, Outcome
 from envs.instructions import ByteColumn, Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
+from envs.suite import explain_failed_import
 
 
 def registered_levels() -> list[str]:
     """Every id of envpool, those of other families included. Imports envpool (about 2 s)."""
-    import envpool
+    with explain_failed_import("envpool"):
+        import envpool
 
     return list(envpool.list_all_envs())
 
@@ -28,7 +30,8 @@ class _Pool:
     def __init__(
         self, level: str, rows: NDArray[np.intp], seeds: list[int], tokenizer: Tokenizer, threads: int
     ) -> None:
-        import envpool
+        with explain_failed_import("envpool"):
+            import envpool
 
         self.rows = rows
         self.instruction = ByteColumn(tokenizer, len(rows))
