@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -50,7 +49,7 @@ class Suite:
         make_checked_engine: (config, spec, slots, split, report) -> Engine in this process that calls `report` with a sentence for every
             observation outside the observation space of its environment. None if environments have no such spaces.
         warnings: Spec -> one sentence with a fix for each task that cannot always be solved.
-        engine_differences: Spec -> one sentence for each task that differs between the engines of the suite.
+        engine_differences: Spec -> one sentence for each task that differs between the engines of the suite, or from the original.
     """
 
     config: type[EnvConfig]
@@ -85,18 +84,6 @@ def check_installed(suite: str, *modules: str) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise InputError(f'env={suite} needs {module}, which is not installed: pip install "mimpala[{suite}]".')
-
-
-@contextmanager
-def explain_failed_import(module: str) -> Iterator[None]:
-    """Raises InputError with the cause if the import of an installed engine fails, as where a library of the system is missing."""
-    try:
-        yield
-    except ImportError as error:
-        raise InputError(
-            f"{module} is installed but cannot be imported ({' '.join(str(error).split())}): install what it needs "
-            "(docs/installation.md), or another version of it."
-        ) from error
 
 
 def expand_tasks(tasks: list[str], presets: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -18,12 +18,13 @@ from conf.allowlist import check_external_names, external_names
 from conf.composition import flatten
 from conf.loading import load_train, save_train, to_dict, train_from_dict
 from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
-from envs.scores import human_scores
+from envs.scores import normalising_scores
 from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import read_json, write_json
 from system.nested import leaf_at
 from system.plain_yaml import read_yaml
+from system.words import count
 
 _THRESHOLDS = "stop_at."
 
@@ -91,7 +92,7 @@ def is_finished(config: TrainConfig) -> bool:
         return False
     content = newest_intact(found).content
     env = env_from_dict(content["env"])
-    statistics = Statistics(env.tasks, human_scores(env))
+    statistics = Statistics(env.tasks, normalising_scores(env))
     try:
         counters = content["learner"]["counters"]
         frames, updates = int(counters["steps"]) * env.action_repeat, int(counters["updates"])
@@ -101,7 +102,7 @@ def is_finished(config: TrainConfig) -> bool:
         return False
     if config.total_frames < frames and config.total_frames != load_train(folder / CONFIG).total_frames:
         raise InputError(
-            f"total_frames={config.total_frames} is less than the {frames} frames that run={folder} has played: give more."
+            f"total_frames={config.total_frames} is less than the {count(frames, 'frame')} that run={folder} has played: give more."
         )
     written = read_json(folder / RESULT) or {}
     if not written.get("finished") or written.get("updates") != updates:

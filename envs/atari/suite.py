@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.atari.games import GAMES, PRESETS
+from envs.engines.foreign_code import explain_failed_import
 from envs.engines.gymnasium_engine import LIFE_LOST, GymnasiumEngine
 from envs.seeding import uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
-from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks, explain_failed_import
+from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from system.errors import InputError, unknown_task
 
 _SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))

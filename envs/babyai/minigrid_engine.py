@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 
 from envs.babyai import levels
-from envs.suite import explain_failed_import
+from envs.engines.foreign_code import explain_failed_import
 from system.errors import InputError
 
 

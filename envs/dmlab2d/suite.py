@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from envs.dm_env_adapter.adapter import DmEnvAdapter
 from envs.engines.base import Engine
+from envs.engines.foreign_code import explain_failed_import
 from envs.engines.process_engine import choose_engine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
-from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks, explain_failed_import
+from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from system.errors import unknown_name, unknown_task
 
 CELLS = 11

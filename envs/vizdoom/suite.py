@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.engines.base import Engine
+from envs.engines.foreign_code import explain_failed_import
 from envs.engines.process_engine import choose_engine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
-from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks, explain_failed_import
+from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from envs.vizdoom import launcher
 from envs.vizdoom.memory import remove_abandoned
 from envs.vizdoom.scenarios import ACTIONS, BUTTONS, PRESETS, SCENARIOS, actions_of

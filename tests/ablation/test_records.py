@@ -13,6 +13,7 @@ from run_folders import TASKS, change, composed, write_json, write_run
 from ablation.analysis.results import Results
 from ablation.load import load_folders, load_grid
 from conf.loading import compose_train
+from envs.spec import Score
 from envs.suites import make_spec
 from system.errors import InputError
 
@@ -52,6 +53,24 @@ def test_run_folders_are_read_completely(runs: Path) -> None:
     assert run.config["fusion.name"] == "mi"
 
 
+def test_training_alone_is_read_from_unfinished_runs(tmp_path: Path) -> None:
+    """Runs of other lengths too; a run without an episode has a reason."""
+    written(tmp_path)
+    for name in ("result.json", "evaluation.json"):
+        (tmp_path / "mi-seed1" / name).unlink()
+    write_run(tmp_path / "longer", "fusion=film", "total_frames=4096", returns=0.5)
+    write_run(tmp_path / "empty", "fusion=film", "seed=1", returns=0.5)
+    (tmp_path / "empty" / "metrics.jsonl").unlink()
+    results = load_folders([str(tmp_path)], "return", evaluated=False)
+    assert reasons(results) == {"empty": "its metrics.jsonl has no episode yet: wait for its first log step."}
+    assert {run.name for run in results.runs} == {"concat-seed0", "concat-seed1", "mi-seed0", "mi-seed1", "longer"}
+    expected = load_folders([str(tmp_path / "mi-seed0")], "return").runs[0].curve
+    curve = next(run for run in results.runs if run.name == "mi-seed0").curve
+    np.testing.assert_array_equal(curve.frames, expected.frames)
+    for task in TASKS:
+        np.testing.assert_array_equal(curve.values[task], expected.values[task])
+
+
 def test_success_can_be_the_measure(runs: Path) -> None:
     results = load_folders([str(runs)], "success")
     assert results.measure.best == 1
@@ -69,6 +88,15 @@ def test_returns_become_scores_if_every_task_has_reference_scores(runs: Path) ->
     assert run.values["map-0"] == pytest.approx((0.8 - blind) / (1 - blind))
     assert run.probed["swap"]["map-0"] == pytest.approx(-blind / (1 - blind))
     assert run.curve.values["map-1"][-1] == pytest.approx((0.8 - blind) / (1 - blind))
+
+
+def test_returns_become_percentages_between_published_ends(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = dict.fromkeys(TASKS, Score(random=-1.0, human=3.0, reference="maximum"))
+    monkeypatch.setattr("ablation.load.reference_scores", lambda config: published)
+    results = load_folders([str(runs)])
+    assert (results.measure.name, results.measure.best, results.measure.floor) == ("score", 100, 0)
+    assert "maximum 100" in results.measure.label
+    assert results.of("mi")[0].values["map-0"] == pytest.approx(45)
 
 
 def test_runs_that_cannot_be_compared_are_problems_and_the_rest_is_reported(tmp_path: Path) -> None:
