@@ -1,4 +1,4 @@
-"""Training and evaluation on envpool's families. Procgen and Craftax run on the fake of envpool 1.2.7 where no such version is installed."""
+"""Training and evaluation on envpool's families. Procgen and Craftax run on a fake where envpool 1.2.7 is not installed."""
 
 from __future__ import annotations
 

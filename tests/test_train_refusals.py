@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
     [
         (
             ["env=nowhere"],
-            "env=nowhere is unknown: choose one of atari, babyai, conditional, craftax, dmlab2d, dmlab30, gymnasium, metaworld, procgen, vizdoom",
+            "env=nowhere is unknown: choose one of atari, babyai, conditional, craftax, dmlab2d, dmlab30, gymnasium, metaworld, pro",
         ),
         (["runtime.inference=server"], "runtime.inference=server needs separate processes"),
         (["env.tasks=[map-99]"], "env.tasks=map-99 is no task"),
