@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
         return follow_under_torchrun()
     arguments = add_num_processes(arguments, launched)
     config = compose_train(arguments)
-    config.run = config.run or default_run(config)
+    config.run = config.run or default_run(config, arguments)
     with sole_writer(Path(config.run)):
         if config.resume and holds_run(Path(config.run)):
             with slow_imports():

@@ -1,34 +1,28 @@
 """Reads run folders into `Results`, and decides which runs can be compared. The reports see no JSON file of a run, but `Results` alone.
 
-The files may come from another program, so each is checked before use. A run that cannot be used, or cannot be compared with the others,
-becomes a `Problem` with a reason.
+A run that cannot be used, or cannot be compared with the others, becomes a `Problem` with a reason.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ablation.analysis.results import Array, Curve, Measure, Problem, Results, Run
-from agents.run.layout import AGENT, CONFIG, PROVENANCE, RESULT
-from conf.command_line import command_of, format_argument
+from ablation.run_files import Record, read_grid, read_record, read_training
+from agents.run.layout import CONFIG
 from conf.composition import flatten
-from conf.loading import load_train, to_dict
+from conf.loading import to_dict
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.spec import Score
 from envs.suites import get_suite
 from system.errors import InputError
-from system.files import parse_json, read_json, read_lines
-from system.plain_data import COUNT, FINITE, SECONDS, PlainDataError, Test, check_form, plain_copy
-
-GRID_FILE, CELL_FILE, EVALUATION_FILE = "grid.json", "cell.json", "evaluation.json"
 
 SCORE = Measure(name="score", label="human-normalised score (random 0, human 100)", best=100.0, floor=0.0)
 MAXIMUM = Measure(name="score", label="normalised score (published minimum 0, maximum 100)", best=100.0, floor=0.0)
@@ -46,74 +40,12 @@ HOUSEKEEPING_KEYS = set(MAY_CHANGE_ON_RESUME) - {
 _KEYS_OF_ONE_RUN = {"seed", "log_frames"} | HOUSEKEEPING_KEYS
 """Keys in which runs of one variant may differ."""
 
-_MOST_VALUES = 20_000_000
-"""Largest number of values in a JSON file."""
-
-_MOST_ROWS = 10_000
-"""A metrics.jsonl of at least twice as many rows is thinned, but not below this number, which is far more than a curve shows."""
-
-_SUCCESS = Test("a share, or null", lambda value: value is None or FINITE.passes(value))
-_VALUE = Test("text, a number, or null", lambda value: value is None or isinstance(value, str | int | float))
-_FOLDER = Test(
-    "the name of a folder",
-    lambda value: isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value),
-)
-Form: TypeAlias = Mapping[str, Any]
-
-_RESULT_FORM = {
-    "finished": bool,
-    "updates": COUNT,
-    "frames": COUNT,
-    "parameters": COUNT,
-    "seconds": SECONDS,
-    "frames_per_second": SECONDS,
-}
-_EVALUATION_FORM = {
-    "tasks": {str: {"episodes": COUNT, "mean": FINITE, "success": _SUCCESS}},
-    "provenance": {"updates": COUNT, "seed": COUNT, "greedy": bool},
-}
-_PROBES_FORM = {"probes": {str: {"tasks": {str: {"mean": FINITE, "success": _SUCCESS}}}}}
-_PROVENANCE_FORM = {section: {str: _VALUE} for section in ("git", "versions", "machine")}
-_AGENT_FORM = {"multiply_adds": {str: COUNT}}
-_CELL_FORM = {"variant": str}
-_GRID_FORM = {"cells": [{"name": _FOLDER, "variant": str, "seed": COUNT}], "command": [str]}
-
 
 class Scale(NamedTuple):
     """A value of the measure is (what the files hold - offset) * factor."""
 
     offset: float
     factor: float
-
-
-class Record(NamedTuple):
-    """The files of a run folder, read and checked.
-
-    Attributes:
-        variant: As cell.json states it; empty without that file.
-        config, result, evaluation, provenance, agent: The content of these files.
-        rows: Of metrics.jsonl (`read_log`).
-    """
-
-    folder: Path
-    variant: str
-    config: TrainConfig
-    result: dict[str, Any]
-    evaluation: dict[str, Any]
-    provenance: dict[str, Any]
-    agent: dict[str, Any]
-    rows: list[dict[str, Any]]
-
-    @property
-    def tasks(self) -> dict[str, dict[str, Any]]:
-        """Evaluation of each task."""
-        tasks: dict[str, dict[str, Any]] = self.evaluation["tasks"]
-        return tasks
-
-    @property
-    def episodes(self) -> set[int]:
-        """The different numbers of evaluation episodes that tasks have; one number in a usual evaluation."""
-        return {row["episodes"] for row in self.tasks.values()}
 
 
 def load_grid(folder: Path, measure: str = "auto") -> Results:
@@ -127,8 +59,11 @@ def load_grid(folder: Path, measure: str = "auto") -> Results:
     return load_runs([folder / row["name"] for row in grid["cells"]], measure, " ".join(grid["command"]))
 
 
-def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
-    """Results of run folders, or of all run folders directly inside the given folders. InputError if one is missing."""
+def load_folders(folders: Sequence[str], measure: str = "auto", *, evaluated: bool = True) -> Results:
+    """Results of run folders, or of all run folders directly inside the given folders. InputError if one is missing.
+
+    Without `evaluated`, of their training alone (`read_training`).
+    """
     found: list[Path] = []
     for name in folders:
         folder = Path(name)
@@ -136,20 +71,21 @@ def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
             raise InputError(f"folders=[{name}] does not exist: give run folders, or folders of them.")
         inside = sorted(path for path in folder.iterdir() if (path / CONFIG).exists())
         found += [folder] if (folder / CONFIG).exists() or not inside else inside
-    return load_runs(found, measure)
+    return load_runs(found, measure, evaluated=evaluated)
 
 
-def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "") -> Results:
+def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "", *, evaluated: bool = True) -> Results:
     """Results of these run folders; runs that cannot be compared with the rest become `Problem`s. InputError if none is left."""
+    read, comparable = (read_record, _COMPARABLE) if evaluated else (read_training, _COMPARABLE[:2])
     problems: list[Problem] = []
     records: list[Record] = []
     for folder in dict.fromkeys(path.resolve() for path in folders):
         try:
-            records.append(read_record(folder))
+            records.append(read(folder))
         except InputError as error:
             problems.append(Problem(folder.name, str(error)))
     # Repeated ones last: a run that is not comparable must not hide a further one of its seed.
-    checks: list[Callable[[Sequence[Record]], list[str]]] = [partial(_unlike_most, *entry) for entry in _COMPARABLE]
+    checks: list[Callable[[Sequence[Record]], list[str]]] = [partial(_unlike_most, *entry) for entry in comparable]
     for find in (*checks, _repeated):
         reasons = find(records) if records else []
         problems += [Problem(record.folder.name, why) for record, why in zip(records, reasons, strict=True) if why]
@@ -172,28 +108,6 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
     )
 
 
-def read_record(folder: Path) -> Record:
-    """Reads a run folder. InputError, with one sentence, if the run is missing, not finished, not evaluated, or has an unreadable file."""
-    if not (folder / CONFIG).exists():
-        raise InputError(f"its folder has no {CONFIG}: the run has not started.")
-    config, run = load_train(folder / CONFIG), format_argument("run", str(folder))
-    result = read_result(folder)
-    if not result.get("finished"):
-        raise InputError(f"its training is not finished: continue it with {command_of('train')} {run} resume=true.")
-    evaluation = read_evaluation(folder)
-    if not evaluation:
-        raise InputError(f"it has no evaluation: make one with {command_of('evaluate')} {run}.")
-    if evaluation["provenance"]["updates"] != result["updates"]:
-        raise InputError(
-            f"its training continued after its evaluation: make a new one with {command_of('evaluate')} {run}."
-        )
-    cell, provenance, agent = (
-        _read(folder / name, {}, form)
-        for name, form in ((CELL_FILE, _CELL_FORM), (PROVENANCE, _PROVENANCE_FORM), (AGENT, _AGENT_FORM))
-    )
-    return Record(folder, cell.get("variant", ""), config, result, evaluation, provenance, agent, read_log(folder))
-
-
 _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("suite", lambda record: record.config.env.name),
     ("list of tasks", lambda record: ", ".join(record.tasks)),
@@ -206,7 +120,8 @@ _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
         lambda record: "greedy" if record.evaluation["provenance"]["greedy"] else "sampled",
     ),
 )
-"""Properties that must be equal for results to be comparable: the name in messages, and a function that reads it from a record."""
+"""Properties that must be equal for results to be comparable, learning curves in the first two: the name in messages, and a function that
+reads it from a record."""
 
 
 def _unlike_most(what: str, read: Callable[[Record], str], records: Sequence[Record]) -> list[str]:
@@ -317,93 +232,6 @@ def make_run(record: Record, variant: str, measure: Measure, scales: Mapping[str
         frames_per_second=float(record.result["frames_per_second"]),
         config=flatten(to_dict(record.config)),
         provenance=record.provenance,
-    )
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """result.json of a run that is finished or paused; empty for any other run. InputError if the file is invalid."""
-
-    def has_ended(result: dict[str, Any]) -> bool:
-        return bool(result.get("finished")) or result.get("ended_by") == "pause"
-
-    return _read(folder / RESULT, _RESULT_FORM, applies=has_ended)
-
-
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """evaluation.json; empty if it is missing or was stopped early. InputError if it is invalid: every probe must have every task."""
-    path = folder / EVALUATION_FILE
-    evaluation = _read(path, _EVALUATION_FORM, _PROBES_FORM, lambda content: "stopped" not in content)
-    if not evaluation:
-        return {}
-    known = {task: row["success"] is not None for task, row in evaluation["tasks"].items()}
-    probed = [section["tasks"] for section in evaluation.get("probes", {}).values()]
-    if not known or any({task: row["success"] is not None for task, row in rows.items()} != known for rows in probed):
-        raise _damaged(path, "no task, or probes of other tasks")
-    return evaluation
-
-
-def read_grid(folder: Path) -> dict[str, Any]:
-    """grid.json; empty if it is missing or has no cells. InputError if the file is invalid."""
-    return _read(folder / GRID_FILE, _GRID_FORM, applies=lambda grid: grid.get("cells"))
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl with the columns that curves need; unreadable lines are skipped.
-
-    Of a file with 2 * _MOST_ROWS rows or more, only every 2nd, 4th, 8th, ... row is kept, and the newest row.
-    """
-    rows: list[dict[str, Any]] = []
-    number, step, newest = 0, 1, None
-    with contextlib.suppress(OSError):
-        for line in read_lines(folder / "metrics.jsonl"):
-            if (newest := _curve_row(line)) is None:
-                continue
-            if number % step == 0:
-                rows.append(newest)
-            number += 1
-            # Halve the rows that were kept, and from now on skip twice as many.
-            if len(rows) == 2 * _MOST_ROWS:
-                rows, step = rows[::2], 2 * step
-    if newest is not None and rows[-1] is not newest:
-        rows.append(newest)
-    return rows
-
-
-def _curve_row(line: str) -> dict[str, Any] | None:
-    """The columns of a row that curves need; None if the line is unreadable, or a number in them is not finite."""
-    try:
-        row = parse_json(line)
-    except ValueError:
-        return None
-    times = ("frames", "seconds")
-    if not isinstance(row, dict) or not all(key in row for key in times):
-        return None
-    if not all(FINITE.passes(value) for key, value in row.items() if key in times or key.startswith("tasks/")):
-        return None
-    return {key: value for key, value in row.items() if key in times or key.endswith(("/return", "/success"))}
-
-
-def _read(
-    path: Path, form: Form, optional: Form | None = None, applies: Callable[[dict[str, Any]], object] = bool
-) -> dict[str, Any]:
-    """The content of a JSON file; empty if the file is missing or unreadable, or its content does not apply.
-
-    InputError if it is not plain data of this form (`check_form`), or the names in `optional` that it has are not of that form.
-    """
-    try:
-        content: dict[str, Any] = plain_copy(read_json(path) or {}, most=_MOST_VALUES)
-        if not content or not applies(content):
-            return {}
-        known = {name: part for name, part in (optional or {}).items() if name in content}
-        check_form(content, {**form, **known})
-    except PlainDataError as error:
-        raise _damaged(path, str(error)) from error
-    return content
-
-
-def _damaged(path: Path, found: str) -> InputError:
-    return InputError(
-        f"{path} is damaged, or another program wrote it (it holds {found}): put back a copy, or leave the run out of the report."
     )
 
 

@@ -178,10 +178,10 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def explicit_keys(overrides: Sequence[str]) -> set[str]:
-    """Keys and groups that `overrides` name themselves, without the keys in the files of a group."""
+def explicit_keys(overrides: Sequence[str]) -> dict[str, Any]:
+    """Keys and groups that `overrides` name themselves, in this order and with their values, without the keys in the files of a group."""
     parsed = parse_overrides(list(map(quote_text_value, normalize(overrides, "train"))))
-    return {override.key_or_group for override in parsed}
+    return {override.key_or_group: override.value() for override in parsed}
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -248,7 +248,7 @@ class TrainConfig:
     Attributes:
         total_frames: Environment frames to train for (agent steps x action repeat).
         seed: Root of all random numbers.
-        run: The run folder; empty = runs/<env>-<fusion>-<context>-seed<seed>.
+        run: The run folder; empty = runs/<env>-<fusion>-<context>-<other keys of the command line>-seed<seed>.
         resume: Whether to continue the run in that folder.
         allow: Modules, files and folders that the resumed run's configuration may name (conf/allowlist.py), in addition to those that
             the command line names in their own keys.

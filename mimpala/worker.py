@@ -39,7 +39,7 @@ def train(request: Request) -> Request:
     config = compose_train(request["overrides"])
     load_entry_point("train").run(request["overrides"])
     allow = [*config.allow, *config.plugins, *external_names(config.env)]
-    return {"folder": config.run or default_run(config), "allow": allow}
+    return {"folder": config.run or default_run(config, request["overrides"]), "allow": allow}
 
 
 def evaluate(request: Request) -> Request:

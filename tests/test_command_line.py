@@ -104,5 +104,36 @@ def test_run_with_any_name_is_trained_and_evaluated_by_the_printed_command(
     assert evaluate.main([*words, "episodes=2"]) == 0
 
 
-def test_the_default_run_is_a_text() -> None:
-    assert compose_train([f"run={default_run(compose_train([]))}"]).run == "runs/babyai-gated-instruction-seed0"
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "babyai-gated-instruction-seed0"),
+        (["fusion=film", "context=task", "--seed=3", "total_frames=1e6", "display=false"], "babyai-film-task-seed3"),
+        (["env=conditional", "core=gru"], "conditional-gated-task-core=gru-seed0"),
+        (
+            ["experiment=memory", "env.tasks=[MiniGrid-MemoryS7-v0, MiniGrid-MemoryS9-v0]"],
+            "babyai-gated-instruction-memory-tasks=MiniGrid-MemoryS7-v0,MiniGrid-MemoryS9-v0-seed0",
+        ),
+        (["gamma=0.9", "match_params=mi"], "babyai-gated-instruction-learner.discounting=0.9-match_params=mi-seed0"),
+        (
+            ["learner.discounting=9e-1", "match_params=mi"],
+            "babyai-gated-instruction-learner.discounting=0.9-match_params=mi-seed0",
+        ),
+    ],
+)
+def test_the_default_run_names_what_the_command_line_chooses(overrides: list[str], name: str) -> None:
+    run = default_run(compose_train(overrides), overrides)
+    assert run == f"runs/{name}"
+    assert compose_train([f"run={run}"]).run == run
+
+
+def test_long_default_runs_are_short_and_differ() -> None:
+    tasks = [
+        f"BabyAI-{level}-v0" for level in ("GoToLocal", "GoToObj", "GoToRedBall", "GoToRedBallGrey", "PutNextLocal")
+    ]
+    runs = []
+    for chosen in (tasks, tasks[:2] + tasks[3:] + tasks[2:3]):
+        overrides = [f"env.tasks=[{','.join(chosen)}]", "core=gru", "learner.batch_size=64"]
+        runs.append(default_run(compose_train(overrides), overrides))
+    assert runs[0] != runs[1]
+    assert all(len(run) < 130 and run.endswith("learner.batch_size=64-seed0") for run in runs)

@@ -1,4 +1,4 @@
-"""Training and evaluation on envpool's families. Procgen and Craftax run on a fake where envpool 1.2.7 is not installed."""
+"""Training and evaluation on envpool's families; Procgen and Craftax on the fake of envpool 1.2.7 where no such version is installed."""
 
 from __future__ import annotations
 

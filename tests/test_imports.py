@@ -112,7 +112,7 @@ FLOORS = (
     ("agents.distributed",),
     ("agents.run",),
     ("agents.evaluation",),
-    ("ablation.analysis",),
+    ("ablation.analysis", "ablation.run_files"),
     ("ablation.load", "ablation.report"),
     ("ablation.grid",),
     ("ablation.population",),

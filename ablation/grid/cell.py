@@ -44,7 +44,7 @@ def run(folder: Path, *, threads: int) -> int:
     # Imported after the affinity is set, because torch counts the cores at import.
     from ablation.grid.entry_points import load_entry_point
     from ablation.grid.grid import is_evaluated, is_trained, load_cell
-    from ablation.load import CELL_FILE
+    from ablation.run_files import CELL_FILE
     from agents.cli.exit_codes import DONE, exit_code
     from agents.setup.plugins import load_plugins
     from conf.allowlist import saved_plugins

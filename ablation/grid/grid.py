@@ -10,23 +10,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablation.load import (
-    CELL_FILE,
-    GRID_FILE,
-    HOUSEKEEPING_KEYS,
-    read_evaluation,
-    read_grid,
-    read_result,
-)
+from ablation.load import HOUSEKEEPING_KEYS
+from ablation.run_files import CELL_FILE, GRID_FILE, read_evaluation, read_grid, read_result
 from agents.evaluation.episodes import SEEDED_ONCE
 from agents.evaluation.probes import ALL, all_probes
-from agents.run.layout import CONFIG
+from agents.run.layout import CONFIG, file_name
 from agents.setup.builder import build_network
 from agents.setup.match_params import match_params
 from agents.setup.preflight import check_fits
@@ -47,17 +40,13 @@ from conf.schema import EvaluateConfig, TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import make_spec, settle
 from system.errors import InputError
-from system.files import parse_json, read_json, read_lines, write_json, write_whole
-from system.plain_data import COUNT
+from system.files import read_json, write_json, write_whole
 
 _LOG_STEPS = 100
 """Points of a learning curve if `log_frames` is not set."""
 
 CLUSTER = "cluster"
 """The runtime of a grid whose runs are distributed over machines."""
-
-_TAIL_BYTES = 2**20
-"""Size of the end of metrics.jsonl that is searched for its last line."""
 
 _LIST_KEYS = ("fusions", "seeds", "folders")
 _GRID_KEYS = {field.name for field in dataclasses.fields(AblateConfig)} - {
@@ -124,7 +113,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         variants[variant] = train, env
     cells: list[Cell] = []
     for seed, (variant, (train, env)) in itertools.product(list_seeds(config), variants.items()):
-        name = f"{_file_name(variant)}-seed{seed}"
+        name = f"{file_name(variant)}-seed{seed}"
         if any(cell.name == name for cell in cells):
             raise InputError(
                 f"Two runs of the grid would share the folder {name}: give values that differ in letters or digits."
@@ -288,20 +277,5 @@ def is_evaluated(cell: Cell) -> bool:
     )
 
 
-def logged_frames(cell: Cell) -> int:
-    """Frames in the last line of metrics.jsonl; 0 if it cannot be read."""
-    try:
-        *_, newest = read_lines(cell.folder / "metrics.jsonl", last=_TAIL_BYTES)
-        count = parse_json(newest)["frames"]
-        return int(count) if COUNT.passes(count) else 0
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
-        return 0
-
-
 def _compared(train: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in flatten(to_dict(train)).items() if key not in _NOT_COMPARED}
-
-
-def _file_name(text: str) -> str:
-    """The text without brackets and quotes; other characters with a meaning in a shell become commas."""
-    return re.sub(r"[^\w.=+,-]", ",", re.sub(r"[\[\]{}'\"]", "", text))

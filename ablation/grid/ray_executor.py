@@ -19,7 +19,7 @@ from typing import Any
 from ablation.grid.grid import Cell, save_cell
 from ablation.grid.local_executor import SAVE_SECONDS, start_process, stop_processes
 from ablation.grid.scheduler import Exit
-from ablation.load import CELL_FILE
+from ablation.run_files import CELL_FILE
 from agents.cli.signals import INTERRUPTED
 from agents.run.lock import is_locked
 from conf.schema import TrainConfig

@@ -5,18 +5,62 @@ Imports nothing slow, because train.py asks before it imports torch.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from conf.schema import TrainConfig
+from conf.composition import flatten
+from conf.loading import explicit_keys, to_dict
+from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from system.errors import InputError
 
 AGENT, CONFIG, DIAGNOSIS = "agent.json", "config.yaml", "diagnosis.json"
 RESULT, PROVENANCE, VOCABULARY = "result.json", "provenance.json", "vocabulary.json"
 
 
-def default_run(config: TrainConfig) -> str:
-    """Default name of the run folder. It depends on the configuration, not on the time, so that a repeated run is noticed."""
-    return f"runs/{config.env.name}-{config.fusion.name}-{config.context.name}-seed{config.seed}"
+_LONGEST = 120
+"""Characters in the default name of a run."""
+
+_IN_EVERY_NAME = ("env", "fusion", "context", "seed")
+
+
+def default_run(config: TrainConfig, overrides: Sequence[str]) -> str:
+    """Default name of the run folder: suite, fusion, context, the experiment and other keys of the command line, and seed.
+
+    It does not depend on the time, so that a repeated run is noticed. Keys that may change on resume are left out. The middle of a long
+    name becomes a hash of the whole.
+
+    Args:
+        config: Composed from `overrides`.
+    """
+    given = {
+        key: value for key, value in explicit_keys(overrides).items() if key.removesuffix(".name") not in _IN_EVERY_NAME
+    }
+    parts = [config.env.name, config.fusion.name, config.context.name]
+    parts += [str(given.pop("experiment"))] if "experiment" in given else []
+    values = flatten(to_dict(config))
+    for key, value in given.items():
+        name = f"{key}.name" if f"{key}.name" in values else key
+        if not {key, name} & set(MAY_CHANGE_ON_RESUME):
+            parts.append(f"{key.removeprefix('env.')}={_text(values.get(name, value))}")
+    name = file_name("-".join([*parts, f"seed{config.seed}"]))
+    if len(name) > _LONGEST:
+        middle = f"~{hashlib.sha256(name.encode()).hexdigest()[:8]}~"
+        end = _LONGEST // 3
+        name = name[: _LONGEST - len(middle) - end] + middle + name[-end:]
+    return f"runs/{name}"
+
+
+def file_name(text: str) -> str:
+    """The text without brackets and quotes; other characters with a meaning in a shell become commas."""
+    return re.sub(r"[^\w.=+,-]", ",", re.sub(r"[\[\]{}'\"]", "", text))
+
+
+def _text(value: object) -> str:
+    """A value as on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def holds_run(folder: Path) -> bool:
