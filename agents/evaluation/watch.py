@@ -24,8 +24,9 @@ from system.errors import InputError
 from system.words import shorten
 
 _KEY = "watch=true"
-_LEAST_SIDE, _LINE, _LINES, _CHARACTER = 480, 24, 5, 9
-"""In pixels the least side of a picture, the height of a line of text and the width of a letter; and the number of lines."""
+_SIDE, _LINE, _CHARACTER = 512, 24, 9
+"""In pixels: the side up to which a picture is enlarged, the height of a line of text, and the width of a letter."""
+_LINES = 5
 
 _WITHOUT_SCREEN = ("offscreen", "dummy")
 """Drivers of SDL that draw into memory. SDL falls back to them without a display."""
@@ -57,7 +58,9 @@ def _play(actor: Actor, env: EnvSpec, task: str, rate: float, window: Window, ty
     for moment in moments(actor, env):
         how = f": {moment.ended}" if moment.ended else ""
         for _ in range(max(1, round(LAST_FRAME_SECONDS * rate)) if moment.ended else 1):
-            window.show(moment.picture, [f"{task}   return {moment.earned:.2f}{how}", moment.words, *typed.lines()], rate)
+            lines = [f"{task}   return {moment.earned:.2f}{how}"]
+            lines += [f"instruction: {moment.words}"] if moment.words else []
+            window.show(moment.picture, [*lines, *typed.lines()], rate)
             if wanted := window.read():
                 return wanted
             typed.text = window.entered
@@ -124,16 +127,16 @@ class Window:
     def show(self, picture: Frame, lines: Sequence[str], rate: float) -> None:
         """Draws the picture, enlarged by an integer factor, and the lines. Waits, so that there are at most `rate` pictures a second."""
         game, (height, width) = self._pygame, picture.shape[:2]
-        factor = -(-_LEAST_SIDE // min(height, width))
+        factor = max(1, _SIDE // min(height, width))
         size = width * factor, height * factor
         whole = size[0], size[1] + _LINE * _LINES + 8
         surface = game.display.get_surface()
         if surface is None or surface.get_size() != whole:
             surface = game.display.set_mode(whole)
-        surface.fill("white")
+        surface.fill("gray90")
         drawn = game.image.frombuffer(picture.tobytes(), (width, height), "RGB")
         surface.blit(game.transform.scale(drawn, size), (0, 0))
-        for number, line in enumerate([line for line in lines if line][: _LINES - 1] + [self._prompt()]):
+        for number, line in enumerate([*lines[: _LINES - 1], self._prompt()]):
             text = self._font.render(shorten(line, whole[0] // _CHARACTER), True, "black")
             surface.blit(text, (4, size[1] + 4 + number * _LINE))
         game.display.flip()
