@@ -38,7 +38,7 @@ from agents.setup.unknown_words import UnknownInstructions
 from conf.allowlist import run_arguments
 from conf.loading import to_dict
 from conf.schema import TrainConfig
-from envs.scores import human_scores
+from envs.scores import normalising_scores
 from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import write_json
@@ -85,7 +85,7 @@ class Session:
         network = builder.build_network(config, env).to(plan.device)
         self.group = DataParallelGroup(config.learner.num_processes)
         self.learner = learner = builder.build_learner(config, env, network, plan, reduce=self.group.reduce)
-        self.statistics, positions = Statistics(env.tasks, human_scores(env)), StreamPositions()
+        self.statistics, positions = Statistics(env.tasks, normalising_scores(env)), StreamPositions()
         saved = folder.load_newest_checkpoint(Path(config.run), warn) if config.resume else None
         restored = ResumeState()
         if saved:

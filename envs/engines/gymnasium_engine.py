@@ -175,8 +175,8 @@ class GymnasiumEngine:
     def _give_up(self, episodes: int) -> NoReturn:
         fault = self._faults[-1]
         raise InputError(
-            f"env.tasks={fault.task} gives numbers that are not finite: {fault.detail}, and in all of its last "
-            f"{count(episodes, 'episode')}: correct the environment, or leave the task out."
+            f"env.tasks={fault.task} gives numbers that are not finite: {fault.detail}, and in all of its "
+            f"{count(episodes, 'last episode')}: correct the environment, or leave the task out."
         )
 
     def _begin_first_episode(self, row: int) -> None:
