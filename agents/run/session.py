@@ -263,7 +263,8 @@ class Session:
         return INTERRUPTED if self.interruption.wanted else DONE
 
     def save_after(self, error: Exception) -> None:
-        """Saves a run that `error` ends, and adds a note to the error that states what was saved. Does nothing after `close`.
+        """Saves a run that `error` ends, with the error in result.json, and adds a note to the error that states what was saved. Does
+        nothing after `close`.
 
         The learner is between two updates, so the checkpoint has all of them.
         """
@@ -274,6 +275,9 @@ class Session:
             self._saver.folder = place
             with contextlib.suppress(NonFiniteError):
                 self._save()
+            with self._saver.tolerate_failure("result.json"):
+                ended = {"finished": False, "ended_by": "error", "error": str(error)}
+                write_json(place / layout.RESULT, self._result() | ended)
         error.add_note(self._saver.describe_saved_state(self.learner.counters.updates))
         if isinstance(error, NonFiniteError):
             with self._saver.tolerate_failure("diagnosis.json"):
