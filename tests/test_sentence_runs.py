@@ -12,6 +12,7 @@ import yaml
 from saved_agents import evaluated
 from tiny_runs import refusal, weights
 
+import doctor
 import mimpala
 import train
 from agents.storage.checkpoint import list_checkpoints
@@ -100,6 +101,14 @@ def test_a_strangers_run_without_a_checkpoint_does_not_open_its_table(
     resume = [f"run={run}", "resume=true", "allow=[gym_tasks]"]
     assert "context.table names" in refusal(capsys, *resume)
     assert train.main([*resume, f"allow=[gym_tasks,{tmp_path / 'table.npz'}]"]) == 0
+
+
+def test_the_doctor_reads_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = arguments(tmp_path / "run", *with_table(tmp_path / "table.npz", LEFT, RIGHT))
+    assert doctor.main(given) == 0
+    assert "cannot be used" not in capsys.readouterr().out
+    assert doctor.main([*given, "context.table=missing.npz"]) == 2
+    assert "context.table=missing.npz cannot be used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fusion", ["mi", "cross_attention"])

@@ -34,8 +34,11 @@ def build_table(context: ContextConfig, env: EnvSpec) -> SentenceTable | None:
 
 
 def settle_context(context: ContextConfig, env: EnvSpec) -> ContextConfig:
-    """The configuration with the shape of the table that it names. InputError if the file cannot be used."""
-    if context.encoder != "table":
+    """The configuration with the shape of the table that it names. InputError if the file cannot be used.
+
+    A resumed run has the shape already, and needs the file no longer.
+    """
+    if context.encoder != "table" or context.table_shape:
         return context
     found = read_sentences(context.table, env, words_needed=context.unseen == "words")
     return replace(context, table_shape=list(found.vectors.shape))
