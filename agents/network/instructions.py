@@ -92,12 +92,16 @@ class SentenceTable(nn.Module):
         by_words: An instruction that is not in the table is the mean of its words' vectors. Without it `refuse_unseen` raises InputError.
     """
 
+    _hash_weights: Tensor
+
     def __init__(
         self, shape: Sequence[int], length: int, vocabulary: Sequence[str], *, size: int, by_words: bool
     ) -> None:
         super().__init__()
         sentences, features = shape
         self._vocabulary = tuple(vocabulary)
+        weights = np.random.default_rng(0).integers(-(2**63), 2**63, length)
+        self.register_buffer("_hash_weights", torch.tensor(weights), persistent=False)
         self.tokens = nn.Parameter(torch.zeros(sentences, length, dtype=torch.int32), requires_grad=False)
         self.vectors = nn.Parameter(torch.zeros(sentences, features), requires_grad=False)
         self.words = nn.Parameter(torch.zeros(len(vocabulary), features), requires_grad=False) if by_words else None
@@ -144,9 +148,7 @@ class SentenceTable(nn.Module):
 
     def _hash(self, tokens: Tensor) -> Tensor:
         """A sum of the tokens with random weights modulo 2^64, int64 [N]."""
-        generator = np.random.default_rng(0)
-        weights = torch.from_numpy(generator.integers(-(2**63), 2**63, tokens.shape[1])).to(tokens.device)
-        return (tokens.long() * weights).sum(dim=1)
+        return (tokens.long() * self._hash_weights).sum(dim=1)
 
 
 def _positions(x: Tensor) -> Tensor:
