@@ -37,6 +37,7 @@ from agents.runtime.processes.fork_server import fork_server_context
 from agents.setup import builder, machine, preflight
 from agents.setup.plan import make_plan
 from agents.setup.plugins import prepare
+from agents.setup.sentence_tables import settle_context
 from conf.arguments.aliases import normalize
 from conf.arguments.flags import answer, read_arguments
 from conf.command_line import command_of
@@ -189,6 +190,7 @@ def check_run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
             config = resumed_config(config, changed_keys(overrides), explicit_keys(overrides))
         machine.resolve_device(config.device)
         env = make_spec(config.env)
+        config.context = settle_context(config.context, env)
         plan = make_plan(config, env)
         network = builder.build_network(config, env)
         found |= {

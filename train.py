@@ -118,6 +118,10 @@ def run(arguments: Sequence[str]) -> int:
         check_free(Path(config.run), resume=config.resume)
         env = make_spec_with_warnings(config)
         config.env = settle(config.env, env)
+        if config.context.encoder == "table":
+            with slow_imports():
+                from agents.setup.sentence_tables import settle_context
+            config.context = settle_context(config.context, env)
         if config.match_params:
             with slow_imports():
                 from agents.setup.match_params import match_params

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.fusion import FUSIONS, OPTIONS
-from agents.fusion.base import Fusion
+from agents.fusion.base import Fusion, Tokens
 from agents.fusion.multiplicative import MultiplicativeInteraction
 from agents.fusion.segments import Segments
 from agents.fusion.spatial import SPATIAL_FUSIONS
@@ -21,8 +21,10 @@ from benchmarks.turns import cost, microseconds, ratios, take_turns
 X, Z, K = 256, 64, 256
 MAP = (64, 4, 4)
 """The feature map of the grid torso."""
+WORDS = 5
+"""Tokens of a context, for forms that read them. "go to the red ball" has five."""
 SHAPES = ((1, 64), (20, 32), (80, 32))
-SIZES = {"rank": 64, "hidden": 64, "experts": 8, "keys": "content", "kernel": 3}
+SIZES = {"rank": 64, "hidden": 64, "heads": 4, "experts": 8, "keys": "content", "kernel": 3}
 POOL, CHANGE = 36, 1 / 20
 """Statistics of the contexts of BabyAI-GoToLocal: 36 instructions, drawn at every reset, about every 20 steps."""
 
@@ -110,7 +112,8 @@ def layer(form: Fusion, index: Tensor) -> Layer:
     """A form on samples whose contexts are `index`."""
     samples, count = len(index), int(index.max()) + 1
     x = torch.randn(samples, *(MAP if form.x_size != X else (X,)), requires_grad=True)
-    z = torch.randn(count, Z, requires_grad=True)
+    values = torch.randn(count, *([WORDS] if form.reads_tokens else []), Z, requires_grad=True)
+    z = Tokens(values, torch.ones(count, WORDS, dtype=torch.bool)) if form.reads_tokens else values
     parameters = list(form.parameters())
     with torch.no_grad():
         made = form.condition(z, samples)
@@ -127,7 +130,7 @@ def layer(form: Fusion, index: Tensor) -> Layer:
 
     def train() -> float:
         y = form.modulate(x, form.condition(z, samples), Segments(index, count))
-        torch.autograd.grad(y, [x, z, *parameters], torch.ones_like(y))
+        torch.autograd.grad(y, [x, values, *parameters], torch.ones_like(y))
         return samples
 
     counted = {"condition": condition, "apply": apply, "train": train}

@@ -9,7 +9,7 @@ import re
 
 from conf.fields import check_fields
 from conf.names import FLAT_FUSIONS, FUSIONS, SPATIAL_FUSIONS, THRESHOLDS, TORSO_SITE
-from conf.schema import FusionConfig, LearnerConfig, RuntimeConfig, TrainConfig
+from conf.schema import ContextConfig, FusionConfig, LearnerConfig, RuntimeConfig, TrainConfig
 from system.errors import InputError, unknown_name
 from system.words import count
 
@@ -19,6 +19,7 @@ def check_train(config: TrainConfig) -> None:
     check_fields(config)
     check_device(config.device)
     check_fusion(config.fusion)
+    check_context(config.context)
     if config.runtime.name == "serial" and config.runtime.inference == "server":
         raise InputError(
             "runtime.inference=server needs separate processes and runtime=serial has one: use runtime=local or "
@@ -83,6 +84,18 @@ def check_fusion(fusion: FusionConfig) -> None:
         )
     if fusion.spatial and TORSO_SITE not in fusion.sites:
         raise InputError(f"fusion.spatial={fusion.spatial} is not used: add torso to fusion.sites.")
+
+
+def check_context(context: ContextConfig) -> None:
+    """Checks that a table comes with its encoder, and that the instruction is read."""
+    uses_table = context.encoder == "table"
+    if uses_table != bool(context.table):
+        fix = "give context.table=<file>" if uses_table else "set context.encoder=table, or leave the table out"
+        raise InputError(f"context.table={context.table} does not fit context.encoder={context.encoder}: {fix}.")
+    if uses_table and context.name not in ("instruction", "both"):
+        raise InputError(
+            f"context.encoder=table reads instructions and context={context.name} has none: use context=instruction or context=both."
+        )
 
 
 def check_columns(learner: LearnerConfig, runtime: RuntimeConfig) -> None:

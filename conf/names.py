@@ -8,7 +8,7 @@ from __future__ import annotations
 
 FLAT_FUSIONS = [
     *("concat", "concat_mlp", "sum", "gated", "diagonal", "scale_shift", "film", "low_rank", "tucker", "mi"),
-    *("hypernetwork", "mixture"),
+    *("hypernetwork", "mixture", "cross_attention"),
 ]
 """Fusions of flat features (agents.fusion.FUSIONS)."""
 
@@ -22,6 +22,9 @@ ATTENTION_KEYS = ("content", "position")
 
 CONTEXTS = ("task", "instruction", "both", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
+INSTRUCTION_ENCODERS = ("lstm", "gru", "bag", "transformer", "table")
+"""Of the instruction (agents.network.instructions.READERS, and `table`)."""
+UNSEEN = ("refuse", "words")
 CORES = ["lstm", "gru", "mingru", "mogrifier", "mlstm", "mi_lstm", "feedforward"]
 TORSOS = ["auto", "grid", "shallow", "deep", "mlp"]
 INITIALIZATIONS = ("scaled", "sonnet", "torch")

@@ -30,7 +30,8 @@ class FusionConfig:
         spatial: The form on the torso's feature map, one of conf.names.SPATIAL_FUSIONS; empty = `name`.
         size: Output features at core_input.
         rank: Rank of `low_rank` and `tucker`.
-        hidden: Units of the hidden layer of `concat_mlp` and `hypernetwork`.
+        hidden: Units of the hidden layer of `concat_mlp` and `hypernetwork`; features of each head of `cross_attention`.
+        heads: Number of heads of `cross_attention`.
         experts: Number of experts of `mixture`.
         keys: What `attention` compares its query with: `content` or `position`.
         kernel: Side of the kernels of `dynamic_conv`, an odd number.
@@ -42,6 +43,7 @@ class FusionConfig:
     size: int = number(128, least=1, most=_FEATURES)
     rank: int = number(128, least=1, most=_FEATURES)
     hidden: int = number(128, least=1, most=_FEATURES)
+    heads: int = number(4, least=1, most=2**10)
     experts: int = number(8, least=1, most=2**12)
     keys: str = choice("content", names.ATTENTION_KEYS)
     kernel: int = number(3, least=1, most=255)
@@ -55,9 +57,17 @@ class ContextConfig:
         name: Its parts: `task` (the task's id), `instruction`, `both` or `none`.
         task_encoding: Encoding of the task's id: `embedding` (learned) or `one_hot`.
         task_size: Features of the task embedding.
-        word_size: Features of each word of the instruction.
-        instruction_size: Features of the whole instruction.
+        encoder: How the instruction is read: `lstm`, `gru`, `bag`, `transformer` (agents.network.instructions), or `table`.
+        word_size: Features of each word of the instruction. Not used by `table`.
+        instruction_size: Features of the whole instruction. Not used by `table` with `project=false`.
         normalize: Whether the encoded instruction passes a layer normalisation.
+        table: File of sentences and their vectors, which encoder `table` looks up (agents.storage.sentences). It is read when a run starts;
+            checkpoints and exported agents hold what they need of it.
+        project: Whether a learned linear layer maps a vector of the table to `instruction_size` features. Without it the vectors are frozen
+            features.
+        unseen: What encoder `table` does with an instruction that is not in the file: `refuse`, or `words`, the mean of the file's vectors
+            of its words.
+        table_shape: Number of sentences of the table that the vocabulary can spell, and features of a vector. A new run sets it.
     """
 
     name: str = choice(MISSING, names.CONTEXTS)
@@ -66,6 +76,11 @@ class ContextConfig:
     word_size: int = number(32, least=1, most=_FEATURES)
     instruction_size: int = number(64, least=1, most=_FEATURES)
     normalize: bool = True
+    encoder: str = choice("lstm", names.INSTRUCTION_ENCODERS)
+    table: str = ""
+    project: bool = True
+    unseen: str = choice("refuse", names.UNSEEN)
+    table_shape: list[int] = number([], least=1, most=2**24, longest=2)
 
 
 @dataclass(kw_only=True, slots=True)

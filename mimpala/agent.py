@@ -37,7 +37,7 @@ def load_agent(run: Run, which: Run, *, allow: Sequence[str] = (), device: str =
         agent.act(
             {key: np.ones(array.shape, array.dtype) for key, array in agent.spec.observation.items()},
             task=0,
-            instruction="",
+            instruction=agent._network.context_encoder.example_instruction(agent.spec.instruction_length),
         )
     except InputError:
         raise
@@ -84,7 +84,7 @@ class Agent:
         observation: Any,
         *,
         task: str | int | Sequence[str | int] | None = None,
-        instruction: str | Sequence[str] | None = None,
+        instruction: str | Sequence[str] | NDArray[np.int32] | None = None,
         reward: ArrayLike = 0.0,
         reset: ArrayLike = False,
         greedy: bool = False,
@@ -97,7 +97,7 @@ class Agent:
             observation: A mapping with the arrays of `spec.observation`, or the array alone if there is one. Further keys are ignored,
                 but for `instruction`, `mission` and `task`. Each array is [slots, ...], or [...] for one slot.
             task: Name or number of the task. By default the observation's; needed if the agent has several tasks and differs between them.
-            instruction: Text. By default the observation's, as text or tokens.
+            instruction: Text or tokens. By default the observation's.
             reward: Of the last action, as the environment gave it.
             reset: Whether this is the first observation of an episode. The first call after the method `reset` need not say so.
             greedy: Takes the most probable action instead of a sample.
@@ -188,7 +188,9 @@ class Agent:
             raise unknown_name("task", task, self.spec.tasks)
         return int(task)
 
-    def _instructions(self, seen: Mapping[str, Any], instruction: str | Sequence[str] | None) -> NDArray[np.int32]:
+    def _instructions(
+        self, seen: Mapping[str, Any], instruction: str | Sequence[str] | NDArray[np.int32] | None
+    ) -> NDArray[np.int32]:
         """Tokens, int32 [slots, L]."""
         given = instruction if instruction is not None else next((seen[key] for key in TEXTS if key in seen), None)
         length = self.spec.instruction_length

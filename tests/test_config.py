@@ -20,6 +20,7 @@ from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.rewards import REWARD_TRANSFORMS
 from agents.learning.vtrace import PG_BOOTSTRAPS
 from agents.network.core import CORES
+from agents.network.instructions import READERS
 from agents.network.torso import TORSOS
 from agents.run.metrics import WINDOW
 from agents.run.trackers.tracker import TRACKERS
@@ -79,6 +80,7 @@ def refusal(*overrides: str) -> str:
         (names.ADVANTAGE_NORMALIZATIONS, NORMALIZATIONS),
         (names.PROBES, (*PROBES, ALL)),
         (names.LOGGERS, TRACKERS),
+        (names.INSTRUCTION_ENCODERS, (*READERS, "table")),
     ],
 )
 def test_names_of_conf_equal_the_keys_of_the_tables(known: tuple[str, ...], table: Iterable[str]) -> None:

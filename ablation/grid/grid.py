@@ -23,6 +23,7 @@ from agents.run.layout import CONFIG, file_name
 from agents.setup.builder import build_network
 from agents.setup.match_params import match_params
 from agents.setup.preflight import check_fits
+from agents.setup.sentence_tables import settle_context
 from conf.ablate_schema import AblateConfig, list_seeds
 from conf.allowlist import external_names
 from conf.checks import check_train
@@ -101,7 +102,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
             )
         check_train(train)
         env = make_spec(train.env)
-        train.env = settle(train.env, env)
+        train.env, train.context = settle(train.env, env), settle_context(train.context, env)
         train = match_params(train, env, reference_fusion(train))
         check_fits(train, env, build_network(train, env))
         variant = " ".join([values_by_key.pop("fusion"), *(f"{key}={value}" for key, value in values_by_key.items())])

@@ -30,6 +30,7 @@ from ablation.population.report import describe_comparison
 from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.setup.builder import build_network
 from agents.setup.preflight import check_fits
+from agents.setup.sentence_tables import settle_context
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact, save_checkpoint
 from conf.loading import to_dict, train_part
 from conf.population_schema import PopulationConfig, comparison_frames, hyperparameter_ranges
@@ -79,7 +80,7 @@ class Population:
         if own.runtime.name == CLUSTER:
             own = on_one_machine(own, config.node_runtime)
         env = make_spec(own.env)
-        own.env = settle(own.env, env)
+        own.env, own.context = settle(own.env, env), settle_context(own.context, env)
         check_fits(own, env, build_network(own, env))
         self._own = own
         digits = max(2, len(str(config.members - 1)))

@@ -24,6 +24,7 @@ from ablation.grid.scheduler import POLL_SECONDS, Executor, RunningCell, exit_re
 from ablation.population.population import Fitness, fitness_of
 from agents.setup.builder import build_network
 from agents.setup.preflight import check_fits
+from agents.setup.sentence_tables import settle_context
 from agents.storage.checkpoint import CHECKPOINTS, list_checkpoints, newest_intact
 from conf.loading import compose_search, to_dict, train_part
 from conf.schema import TrainConfig
@@ -201,7 +202,7 @@ class Search:
     def _check(self, values: Mapping[str, Any]) -> None:
         train = self._train(values)
         env = make_spec(train.env)
-        train.env = settle(train.env, env)
+        train.env, train.context = settle(train.env, env), settle_context(train.context, env)
         check_fits(train, env, build_network(train, env))
 
     def _keys(self) -> dict[str, Any]:

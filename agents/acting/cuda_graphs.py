@@ -37,7 +37,7 @@ class ActingStep:
     """One acting step of a network on a device.
 
     Args:
-        network: Acts. The addresses of its weights and of the modulations must not change.
+        network: Acts. The addresses of its weights must not change, nor those of modulations of one shape.
         graphs: Capture steps as CUDA graphs. If a capture fails, a warning is issued once and all steps run kernel by kernel.
     """
 
@@ -67,7 +67,9 @@ class ActingStep:
             segments: Context of each slot, in host memory.
         """
         arrays = {**inputs, "rows": rows, "contexts": segments.index}
-        shapes = segments.count, tuple((key, array.shape) for key, array in arrays.items())
+        # The modulations of tokens move when their shape grows.
+        held = tuple(part.shape for parts in modulations.values() for part in parts)
+        shapes = segments.count, held, tuple((key, array.shape) for key, array in arrays.items())
         graph = self._graphs.get(shapes)
         if graph is None and self._captures and len(self._graphs) < _MOST_GRAPHS:
             self._seen[shapes] += 1

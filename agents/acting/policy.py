@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.acting.cuda_graphs import ActingStep
+from agents.fusion.base import Modulation
 from agents.fusion.device_transfer import send
 from agents.fusion.padding import bucket_size
 from agents.fusion.segments import Segments
@@ -53,7 +54,7 @@ class Policy:
 
     Attributes:
         core_state: [slots, S], after the last step, on the network's device.
-        cache: Of modulations. Its memory is constant from the first step on.
+        cache: Of modulations. Its memory is constant from the first step on, and with tokens from the longest instruction on.
         context_override: Replaces the contexts of all slots, and nothing else: the action mask stays that of the true task. None: the
             policy acts on the contexts of the observations.
     """
@@ -162,7 +163,7 @@ class Sampler:
 
 
 class ModulationCache:
-    """The modulations of the contexts seen so far, in bounded memory that is allocated once.
+    """The modulations of the contexts seen so far, in bounded memory.
 
     Args:
         network: Computes them.
@@ -172,7 +173,8 @@ class ModulationCache:
 
     Attributes:
         limit: Number of contexts it can hold. When a further one arrives, all are dropped except the contexts of the current call.
-        stored: By site, [limit, ...]. Only the first rows are valid, one for each context that is held.
+        stored: By site, [limit, ...]. Only the first rows are valid, one for each context that is held. Modulations of tokens are padded
+            to the longest context so far.
     """
 
     def __init__(self, network: AgentNetwork, slots: int, *, remember: bool) -> None:
@@ -245,10 +247,25 @@ class ModulationCache:
         rows = np.frombuffer(b"".join([*self._known][first:]), self._rows.dtype).reshape(end - first, -1)
         contexts = self._network.context_encoder.contexts_from_rows(rows)
         contexts = Contexts(**send(contexts._asdict(), next(self._network.parameters()).device))
+        self._network.context_encoder.refuse_unseen(contexts)
         for site, parts in self._network.condition(contexts).items():
             if site not in self.stored:
                 self.stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
+            elif any(a.shape[1:] != b.shape[1:] for a, b in zip(self.stored[site], parts, strict=True)):
+                self._fit(site, parts, slice(first, end))
             # `contexts_from_rows` has padded the contexts to a bucket size.
             for stored, part in zip(self.stored[site], parts, strict=True):
-                stored[first:end] = part[: end - first]
+                stored[(slice(first, end), *map(slice, part.shape[1:]))] = part[: end - first]
         self._computed = end
+
+    def _fit(self, site: str, parts: Modulation, rows: slice) -> None:
+        """Makes room for modulations of another number of tokens, and fills `rows` with zeros, because not all of each row is written."""
+        grown = []
+        for stored, part in zip(self.stored[site], parts, strict=True):
+            kept, shape = stored, tuple(map(max, stored.shape[1:], part.shape[1:]))
+            if shape != stored.shape[1:]:
+                kept, self._found = stored.new_zeros(self.limit, *shape), None
+                kept[tuple(map(slice, stored.shape))] = stored
+            kept[rows] = 0
+            grown.append(kept)
+        self.stored[site] = tuple(grown)

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from agents.acting.policy import ContextRows, Policy
+from agents.fusion.base import Tokens
 from agents.setup import plugins
 
 
@@ -90,7 +92,11 @@ class Shuffle:
 
 def zero(policy: Policy) -> None:
     """Makes the context encoder of `policy` return z = 0. Works in full precision only, where the policy acts without a copy."""
-    policy.network.context_encoder.register_forward_hook(lambda module, contexts, z: torch.zeros_like(z))
+
+    def blank(module: torch.nn.Module, contexts: object, z: Tensor | Tokens) -> Tensor | Tokens:
+        return Tokens(torch.zeros_like(z.values), z.mask) if isinstance(z, Tokens) else torch.zeros_like(z)
+
+    policy.network.context_encoder.register_forward_hook(blank)
     policy.weights_changed()
 
 

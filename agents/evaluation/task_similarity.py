@@ -40,7 +40,7 @@ def similarities(encoder: ContextEncoder, contexts: Mapping[str, NDArray[np.int3
         z = encoder(encoder.contexts_from_rows(rows))[: len(rows)]
         means.append(z.double().mean(dim=0).numpy())
     vectors = np.array(means)
-    split = encoder.size - (encoder.instruction_lstm.hidden_size if encoder.reads_instruction else 0)
+    split = encoder.size - encoder.instruction_size
     found = {}
     if encoder.reads_task and encoder.task_encoding == "embedding":
         found["task embedding"] = cosines(vectors[:, :split])

@@ -6,6 +6,7 @@ Read `base.py` for the interface, then one file per family:
     - gating.py: gated, diagonal, scale_shift, film. The context scales the output, feature by feature.
     - multiplicative.py: mi, low_rank, tucker. The context makes the weight matrix.
     - hyper.py: hypernetwork, mixture. Features of the context make the weight matrix.
+    - cross_attention.py: cross_attention. The observation queries the words of the instruction.
     - spatial.py: film, gated_attention, attention, dynamic_conv. The same ideas on the torso's feature map.
 
 `segments.py` maps samples to contexts. `weight_generation.py` holds what `mi`, `hypernetwork` and `mixture` share.
@@ -16,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from agents.fusion.additive import Concat, ConcatMLP, Sum
+from agents.fusion.cross_attention import CrossAttention
 from agents.fusion.gating import Diagonal, FiLM, Gated, ScaleShift
 from agents.fusion.hyper import Hypernetwork, Mixture
 from agents.fusion.multiplicative import LowRank, MultiplicativeInteraction, Tucker
@@ -35,6 +37,7 @@ FUSIONS: dict[str, Any] = {
     "mi": MultiplicativeInteraction,
     "hypernetwork": Hypernetwork,
     "mixture": Mixture,
+    "cross_attention": CrossAttention,
 }
 """Name in the config -> class, for flat features. All take (x_size, z_size, out_size) and the options that OPTIONS lists."""
 
@@ -44,14 +47,15 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "tucker": ("rank",),
     "hypernetwork": ("hidden",),
     "mixture": ("experts",),
+    "cross_attention": ("hidden", "heads"),
     "attention": ("keys",),
     "dynamic_conv": ("kernel",),
 }
 """Name -> further constructor arguments, taken from the config group `fusion`. Names that are missing here take none."""
 
-FREE_DIMENSIONS = {name: option for name, (option,) in OPTIONS.items() if name in FUSIONS}
-"""Name -> the option that match_params.py varies to match the number of parameters of another form. Forms without one are matched by
-`fusion.size`, the width at the core's input."""
+FREE_DIMENSIONS = {name: options[0] for name, options in OPTIONS.items() if name in FUSIONS}
+"""Name -> the option that match_params.py varies to match the number of parameters of another form: the first one. Forms without options
+are matched by `fusion.size`, the width at the core's input."""
 
 FUSION_NAMES = (*FUSIONS, *(name for name in SPATIAL_FUSIONS if name not in FUSIONS))
 """Every form."""

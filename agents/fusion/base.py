@@ -2,7 +2,7 @@
 
 Shapes used throughout the package: N samples, U distinct contexts, X observation features, Z context features, K output features.
 
-    - condition(z [U, Z])                        -> modulation, tensors with leading dimension U.
+    - condition(z [U, Z])                        -> modulation, tensors with leading dimension U. A form with `reads_tokens` takes Tokens.
     - modulate(x [N, X], modulation, segments)   -> y [N, K].
 
 A form is these two methods. Everything else here follows from them, the affine form y = W'(z) x + b'(z) included.
@@ -15,7 +15,7 @@ term of comparable size.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,21 @@ from agents.fusion.segments import Segments, identity_segments
 
 Modulation = tuple[Tensor, ...]
 """What `condition` returns: tensors with leading dimension U, whose rows may be selected, cached and concatenated."""
+
+
+class Tokens(NamedTuple):
+    """Contexts as sequences, such as the words of an instruction: values [U, S, Z], and mask bool [U, S], True at tokens.
+
+    At least one token of a sequence is no padding. The values at padding are finite, and no form may depend on them.
+    """
+
+    values: Tensor
+    mask: Tensor
+
+    def to(self, dtype: torch.dtype) -> Tokens:
+        """The same with values in `dtype`."""
+        return Tokens(self.values.to(dtype), self.mask)
+
 
 MEAN_SQUARE_OF_RELU = 0.5
 """E[relu(u)^2] for u ~ N(0, 1). Dividing a share by it starts the layer behind a ReLU at variance 1."""
@@ -58,12 +73,14 @@ class Fusion(nn.Module):
         out_size: K, features of the output.
         linear_in_x: The form has a W'(z) and a b'(z), which `affine_form` returns.
         affine_in_z: W'(z) and b'(z) are affine in z, so `to_full_mi` returns the layer as one W, U, V and b.
+        reads_tokens: `condition` takes contexts as sequences (`Tokens`). A vector is a sequence of one token.
         uses_context_norm: The constructor takes `context_norm`, the expected length |z| (weight_generation.py). None: sqrt(Z), the
             length of features of variance 1.
     """
 
     linear_in_x = True
     affine_in_z = False
+    reads_tokens = False
     uses_context_norm = False
 
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
@@ -78,10 +95,12 @@ class Fusion(nn.Module):
         """Precision of the parameters."""
         return next(self.parameters()).dtype
 
-    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+    def condition(self, z: Any, samples: int | None = None) -> Modulation:
         """The part that depends on the context alone: z [U, Z] -> modulation.
 
         Args:
+            z: Tensor [U, Z]. With `reads_tokens` it may also be Tokens, whose modulation has the tokens S as its second dimension in each
+                tensor. Zeros appended there must change nothing, because the modulations of short and long sequences are cached together.
             samples: Number of samples that the modulation will be applied to, if known. A form may prepare less for contexts that
                 hardly repeat. `modulate` returns the same either way.
         """

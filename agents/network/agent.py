@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.fusion import TORSO
-from agents.fusion.base import Fusion, Modulation
+from agents.fusion.base import Fusion, Modulation, Tokens
 from agents.fusion.segments import Segments
 from agents.network.actions import ActionDistribution
 from agents.network.context import ContextEncoder, Contexts
@@ -91,10 +91,13 @@ class AgentNetwork(nn.Module):
 
     def condition(self, contexts: Contexts, samples: int | None = None) -> Modulations:
         """All computation that depends on the contexts alone, once per context. `samples` as in Fusion.condition."""
-        z = self.context_encoder(contexts)
+        fusions = cast(Mapping[str, Fusion], dict(self.fusions.items()))
+        z: dict[bool, Tensor | Tokens] = {
+            tokens: self.context_encoder(contexts, tokens=tokens)
+            for tokens in {fusion.reads_tokens for fusion in fusions.values()}
+        }
         return {
-            site: fusion.condition(z.to(fusion.dtype), samples)  # type: ignore[operator]
-            for site, fusion in self.fusions.items()
+            site: fusion.condition(z[fusion.reads_tokens].to(fusion.dtype), samples) for site, fusion in fusions.items()
         }
 
     def unroll(

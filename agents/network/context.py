@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agents.fusion.base import Tokens
 from agents.fusion.padding import bucket_size
 from agents.network.distinct import distinct_rows
+from agents.network.instructions import READERS, SentenceTable, read
 
 
 class Contexts(NamedTuple):
@@ -29,23 +31,26 @@ class Contexts(NamedTuple):
 
 
 class ContextEncoder(nn.Module):
-    """Contexts -> z [U, Z].
+    """Contexts -> z [U, Z], or as `Tokens` with Z features each.
+
+    The tokens of a context are the words of its instruction, each with the features of the task beside its own. A context without an
+    instruction, or with one of a table, is one token: z itself.
 
     Args:
         kind: `task`, `instruction`, `both` or `none` (then Z = 0).
         vocabulary_size: Number of tokens. Token 0 is padding.
         task_encoding: `embedding` (learned, `task_size` features) or `one_hot` (num_tasks features).
-        task_size, word_size, instruction_size: Features of the task embedding, of a word, and of the instruction LSTM.
-        normalize: Layer normalisation of the encoded instruction. Without it the multiplicative term of a fusion starts about ten
-            times too small, because an LSTM starts with outputs of about 0.1.
+        encoder: How instructions are read, one of agents.network.instructions.READERS.
+        table: Looks instructions up, instead of `encoder`.
+        task_size, word_size, instruction_size: Features of the task embedding, of a word, and of what the encoder returns.
+        normalize: Layer normalisation of the encoded instruction and of its words. Without it the multiplicative term of a fusion starts
+            about ten times too small, because an LSTM starts with outputs of about 0.1.
 
     Attributes:
-        size: Z.
+        size: Z. The last `instruction_size` of them belong to the instruction.
         reads_task, reads_instruction: The parts of the context.
         context_norm: Expected length |z|. Each feature of an embedding or of an instruction counts as a mean square of 1, and a one-hot
             code has the length 1.
-
-    The instruction encoder is IMPALA's: embedding, LSTM, its output at the last word (Espeholt et al. 2018, section 5.3).
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class ContextEncoder(nn.Module):
         vocabulary_size: int,
         *,
         task_encoding: str = "embedding",
+        encoder: str = "lstm",
+        table: SentenceTable | None = None,
         task_size: int = 32,
         word_size: int = 32,
         instruction_size: int = 64,
@@ -65,6 +72,7 @@ class ContextEncoder(nn.Module):
         self.task_encoding = task_encoding
         self.num_tasks = num_tasks
         self.size = 0
+        self.instruction_size = 0
         squared_norm = 0
         if self.reads_task:
             if task_encoding == "embedding":
@@ -74,36 +82,64 @@ class ContextEncoder(nn.Module):
             else:
                 self.size += num_tasks
                 squared_norm += 1
+        self.table = table if self.reads_instruction else None
         if self.reads_instruction:
-            self.word_embedding = nn.Embedding(vocabulary_size, word_size, padding_idx=0)
-            self.instruction_lstm = nn.LSTM(word_size, instruction_size)
-            self.normalize = nn.LayerNorm(instruction_size) if normalize else nn.Identity()
-            self.size += instruction_size
-            squared_norm += instruction_size
+            self.instruction_size = table.size if table else instruction_size
+            if table is None:
+                self.word_embedding = nn.Embedding(vocabulary_size, word_size, padding_idx=0)
+                self._reader = f"instruction_{encoder}"
+                self.add_module(self._reader, READERS[encoder](word_size, instruction_size))
+            # Frozen vectors have a mean square of 1 already.
+            learned = table is None or table.linear is not None
+            self.normalize = nn.LayerNorm(self.instruction_size) if normalize and learned else nn.Identity()
+            self.size += self.instruction_size
+            squared_norm += self.instruction_size
         self.context_norm = math.sqrt(squared_norm)
 
-    def forward(self, contexts: Contexts) -> Tensor:
-        """Contexts of U rows -> z [U, Z]."""
-        parts = []
+    def forward(self, contexts: Contexts, *, tokens: bool = False) -> Tensor | Tokens:
+        """Contexts of U rows -> z [U, Z]. With `tokens` Tokens of S = max(1, L')."""
+        parts, mask = [], None
         if self.reads_task:
             if self.task_encoding == "embedding":
                 parts.append(self.task_embedding(contexts.task))
             else:
                 parts.append(nn.functional.one_hot(contexts.task, self.num_tasks).float())
         if self.reads_instruction:
-            parts.append(self._encode_instruction(contexts.instruction))
+            instruction, mask = self._encode_instruction(contexts.instruction, words=tokens)
+            parts.append(instruction)
         if not parts:
-            return torch.zeros(contexts.task.shape[0], 0, device=contexts.task.device)
-        return torch.cat(parts, dim=1)
+            parts = [torch.zeros(contexts.task.shape[0], 0, device=contexts.task.device)]
+        if not tokens:
+            return torch.cat(parts, dim=1)
+        if mask is None:
+            mask = parts[0].new_ones(len(parts[0]), 1, dtype=torch.bool)
+        parts = [part if part.dim() == 3 else part.unsqueeze(1).expand(-1, mask.shape[1], -1) for part in parts]
+        return Tokens(torch.cat(parts, dim=2), mask)
 
-    def _encode_instruction(self, tokens: Tensor) -> Tensor:
-        """Tokens [U, L'] -> [U, instruction_size]. An empty instruction is read as one padding token."""
+    def _encode_instruction(self, tokens: Tensor, *, words: bool) -> tuple[Tensor, Tensor | None]:
+        """Tokens [U, L'] -> the whole instructions [U, F]; with `words` the words [U, max(1, L'), F] and their mask. A table has no words.
+
+        An empty instruction is read as one padding token.
+        """
+        if self.table is not None:
+            return self.normalize(self.table(tokens).float()), None
         if tokens.shape[1] == 0:
             tokens = tokens.new_zeros(tokens.shape[0], 1)
-        outputs, _ = self.instruction_lstm(self.word_embedding(tokens).transpose(0, 1))
-        last = (tokens != 0).sum(dim=1).clamp(min=1) - 1
-        picked = outputs.gather(0, last.view(1, -1, 1).expand(1, -1, outputs.shape[2])).squeeze(0)
-        return self.normalize(picked.float())  # type: ignore[no-any-return]
+        mask = tokens != 0
+        mask[:, 0] = True
+        embedded = self.word_embedding(tokens).transpose(0, 1)
+        each, whole = read(self.get_submodule(self._reader), embedded, mask)
+        return self.normalize((each.transpose(0, 1) if words else whole).float()), mask
+
+    def refuse_unseen(self, contexts: Contexts) -> None:
+        """Raises InputError if the encoder looks instructions up and cannot encode one of these. Waits for the device."""
+        if self.table is not None:
+            self.table.refuse_unseen(contexts.instruction)
+
+    def example_instruction(self, length: int) -> NDArray[np.int32]:
+        """Tokens [length] of an instruction that `refuse_unseen` accepts: the empty one, or a table's first."""
+        empty = np.zeros(length, np.int32)
+        return empty if self.table is None else self.table.tokens[0].cpu().numpy()
 
     def context_rows(self, task: NDArray[np.int32], instruction: NDArray[np.int32] | None) -> NDArray[np.int32]:
         """Contexts as rows of numbers: task [...] and instruction [..., L] -> [..., C], only what this encoder reads.

@@ -15,6 +15,7 @@ from agents.run.provenance import provenance
 from agents.setup.plugins import load_saved_plugins
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact
 from conf.allowlist import check_external_names, external_names
+from conf.command_line import format_argument
 from conf.composition import flatten
 from conf.loading import load_train, save_train, to_dict, train_from_dict
 from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
@@ -73,6 +74,12 @@ def resumed_config(
         tree["stop_at"] = config.stop_at
     tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
     check_external_names(saved.env, [*config.allow, *external_names(config.env)], str(folder / CONFIG))
+    table = saved.context.table
+    if table not in ("", config.context.table, *config.allow) and not list_checkpoints(folder / CHECKPOINTS):
+        raise InputError(
+            f"{folder / CONFIG}: context.table names {table}, which would be read, because the run has no checkpoint yet: if you know it, "
+            f"add {format_argument('allow', [table])} to the command, else do not use this run."
+        )
     return train_from_dict(tree, str(folder / CONFIG))
 
 

@@ -34,6 +34,7 @@ from agents.runtime.restarts import Faults, record_faults
 from agents.setup import builder
 from agents.setup.plan import make_plan
 from agents.setup.preflight import MAX_SLOTS, check_evaluation, check_fits, check_network, check_thresholds
+from agents.setup.sentence_tables import fill_table
 from agents.setup.unknown_words import UnknownInstructions
 from conf.allowlist import run_arguments
 from conf.loading import to_dict
@@ -82,11 +83,14 @@ class Session:
         configure_process(plan.learner_threads)
         torch.manual_seed(config.seed)
         check_network(config, env)
-        network = builder.build_network(config, env).to(plan.device)
+        saved = folder.load_newest_checkpoint(Path(config.run), warn) if config.resume else None
+        network = builder.build_network(config, env)
+        if not saved:
+            fill_table(network, config.context, env)
+        network = network.to(plan.device)
         self.group = DataParallelGroup(config.learner.num_processes)
         self.learner = learner = builder.build_learner(config, env, network, plan, reduce=self.group.reduce)
         self.statistics, positions = Statistics(env.tasks, normalising_scores(env)), StreamPositions()
-        saved = folder.load_newest_checkpoint(Path(config.run), warn) if config.resume else None
         restored = ResumeState()
         if saved:
             actors = plan.run.num_actors

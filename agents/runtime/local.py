@@ -26,7 +26,7 @@ from agents.runtime.processes.inference_server import InferenceServer
 from agents.runtime.restarts import Faults
 from envs.faults import ASKED_FOR, Fault
 from system.descendants import end_orphans
-from system.errors import ErrorReport
+from system.errors import ErrorReport, InputError
 from system.memory import resident_memory
 from system.words import count
 
@@ -264,6 +264,9 @@ class LocalRuntime:
         assert self._server
         cause, detail = ("hung", hang) if hang else self._server.ending()
         if cause == "raised" and not self._anything_finished:
+            if "\n" not in detail:
+                # The message of an InputError; other exceptions come with a traceback.
+                raise InputError(detail)
             raise ActorError(f"the inference server failed:\n{detail}")
         self._server.close(0.0)
         self._server = None

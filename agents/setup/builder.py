@@ -30,6 +30,7 @@ from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
 from agents.setup.plan import Plan, autocast_dtype, deal_slots, make_plan
 from agents.setup.plugins import load_plugins
+from agents.setup.sentence_tables import build_table
 from agents.trajectory import trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -58,6 +59,8 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         len(env.tasks),
         len(env.vocabulary),
         task_encoding=config.context.task_encoding,
+        encoder=config.context.encoder,
+        table=build_table(config.context, env),
         task_size=config.context.task_size,
         word_size=config.context.word_size,
         instruction_size=config.context.instruction_size,

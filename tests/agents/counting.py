@@ -122,6 +122,9 @@ class _NoContext:
     def contexts_from_rows(self, rows: np.ndarray) -> Contexts:
         return Contexts(torch.zeros(len(rows), dtype=torch.long), torch.from_numpy(rows).long())
 
+    def refuse_unseen(self, contexts: Contexts) -> None:
+        pass
+
 
 class CountingNetwork(nn.Module):
     """See the module. The state is (steps since the reset, sum of the ages seen since the reset)."""

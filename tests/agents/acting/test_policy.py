@@ -62,6 +62,25 @@ def test_cached_modulations_equal_new_ones(fusion: str) -> None:
         torch.testing.assert_close(log_probs, expected[1], rtol=1e-4, atol=1e-5)
 
 
+def test_the_cache_holds_contexts_of_different_numbers_of_tokens() -> None:
+    """Longer ones enlarge it. A row that a longer context had before is cleared for a shorter one."""
+    network = make("cross_attention")
+    policy = Policy(network, SLOTS)
+    (inputs,) = inputs_at(network)
+    shapes = []
+    for step, length in enumerate((1, 3, 2, 4, 1, 1, 2, 1)):
+        # New words in every slot at each step, so that the cache is emptied at every third step.
+        inputs["instruction"] = torch.zeros_like(inputs["instruction"])
+        for slot in range(SLOTS):
+            words = torch.arange(length) + step + slot
+            inputs["instruction"][slot, :length] = words % (len(ENV.vocabulary) - 1) + 1
+        expected = fresh_step(network, policy, inputs)
+        policy.seed(SEED)
+        torch.testing.assert_close(policy.act(inputs)[1], expected[1], rtol=1e-4, atol=1e-5)
+        shapes.append(policy.cache.stored["policy"][0].shape[1])
+    assert shapes == [1, 3, 3, 4, 4, 4, 4, 4]
+
+
 def test_conditions_only_on_new_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make()
     calls = count_conditioned(network, monkeypatch)

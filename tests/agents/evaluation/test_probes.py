@@ -137,9 +137,11 @@ def test_an_override_reaches_neither_the_environment_nor_the_trajectory() -> Non
 # zero, and the table of probes
 
 
+@pytest.mark.parametrize("fusion", ["mi", "cross_attention"])
 @torch.no_grad()
-def test_zero_encodes_every_context_as_zeros() -> None:
-    network = fake_network(ENV, fake_config(context="both")).eval()
+def test_zero_encodes_every_context_as_zeros(fusion: str) -> None:
+    """Of tokens each one is zero; cross_attention then reads zeros, whatever their number is."""
+    network = fake_network(ENV, fake_config(context="both", fusion=fusion)).eval()
     zeros = {site: fusion.condition(torch.zeros(SLOTS, fusion.z_size)) for site, fusion in network.fusions.items()}
     policy = Policy(network, SLOTS)
     # One step with a context, so that the cache of modulations is not empty.

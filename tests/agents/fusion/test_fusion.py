@@ -108,6 +108,14 @@ def mixture(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
     return torch.einsum("ne,nek->nk", share, experts)
 
 
+def cross_attention(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    """Of one token, whose weight beside the empty one is a sigmoid."""
+    size = p["Q"].shape[1]
+    scores = torch.einsum("hfx,nx,hfz,nz->nh", p["Q"], x, p["A"], z) / size**0.5
+    read = torch.einsum("nh,hfz,nz,hfk->nk", 1 / (1 + torch.exp(-scores)), p["D"], z, p["C"])
+    return torch.einsum("kx,nx->nk", p["V"], x) + p["b"] + read
+
+
 EQUATIONS: dict[str, Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]] = {
     "concat": concat,
     "concat_mlp": concat_mlp,
@@ -121,6 +129,7 @@ EQUATIONS: dict[str, Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]] = {
     "mi": mi,
     "hypernetwork": hypernetwork,
     "mixture": mixture,
+    "cross_attention": cross_attention,
 }
 
 
