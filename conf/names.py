@@ -23,10 +23,11 @@ ATTENTION_KEYS = ("content", "position")
 CONTEXTS = ("task", "instruction", "both", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
 CORES = ["lstm", "gru", "mingru", "mogrifier", "mlstm", "mi_lstm", "feedforward"]
-TORSOS = ["auto", "grid", "shallow", "deep", "mlp"]
+TORSOS = ["auto", "grid", "shallow", "deep", "impoola", "mlp"]
 INITIALIZATIONS = ("scaled", "sonnet", "torch")
 
 LOSSES = ("impala", "appo")
+VALUE_LOSSES = ("mse", "hl_gauss")
 ADVANTAGE_NORMALIZATIONS = ("none", "batch", "task")
 OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam", "muon")
 REWARD_TRANSFORMS = ("clip", "soft_asymmetric", "soft_asymmetric_paper", "none")

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+VALUE_LOSSES = ("mse", "hl_gauss")
+"""Losses of the baseline: `baseline_loss` and `histogram_loss`."""
+
 LOSSES = ("impala", "appo")
 """Losses of the policy: `policy_gradient_loss` and `clipped_surrogate_loss`."""
 
@@ -81,6 +84,17 @@ def baseline_loss(baseline: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         mask: bool [T, B].
     """
     return 0.5 * (targets.detach() - baseline).square().masked_fill(~mask, 0.0).sum()
+
+
+def histogram_loss(logits: Tensor, histogram: Tensor, mask: Tensor) -> Tensor:
+    """-sum_t sum_i q_i log p_i, p = softmax(logits): cross-entropy (Farebrother et al. 2024, section 3).
+
+    Args:
+        logits: With gradient, [T, B, bins].
+        histogram: q, constants [T, B, bins] (agents.learning.hl_gauss.histogram).
+        mask: bool [T, B].
+    """
+    return -(histogram * logits.log_softmax(dim=-1)).sum(dim=-1).masked_fill(~mask, 0.0).sum()
 
 
 @torch.no_grad()
