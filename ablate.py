@@ -12,7 +12,7 @@ if __name__ == "__main__":
     begin_program()
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ablation.analysis.analysis import analyse
@@ -51,6 +51,8 @@ def dispatch(arguments: Sequence[str]) -> int:
     check_ablate(config, len(available_cores()))
     if config.report:
         return report(load_grid(Path(config.report), config.measure), Path(config.report), config)
+    if config.curves:
+        return draw_curves(load_folders(config.folders, config.measure, evaluated=False), config)
     if config.folders:
         return report(load_folders(config.folders, config.measure), Path(config.folder or "runs/comparison"), config)
     return ablate(config, single, axes)
@@ -73,19 +75,31 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
     return FAILED if State.FAILED in states else code
 
 
+def draw_curves(results: Results, config: AblateConfig) -> int:
+    """Writes the learning curves. Returns the exit code. InputError if the folder cannot be written."""
+    from ablation.report.report import write_curves
+
+    return _written(results, [], lambda folder: write_curves(results, folder), Path(config.folder or "runs/curves"))
+
+
 def report(results: Results, folder: Path, config: AblateConfig) -> int:
     """Writes the report and prints the verdict. Returns the exit code. InputError if the folder cannot be written."""
     # Imported here, because matplotlib takes a second.
     from ablation.report.report import write_report
 
     analysis = analyse(results, threshold=config.threshold)
+    return _written(results, analysis.sentences, lambda into: write_report(results, analysis, into), folder)
+
+
+def _written(results: Results, sentences: Sequence[str], write: Callable[[Path], list[Path]], folder: Path) -> int:
+    """Writes files into the folder, and prints the sentences and the first path. Returns the exit code."""
     try:
-        written = write_report(results, analysis, folder)
+        written = write(folder)
     except OSError as error:
         raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
     for problem in results.problems:
         warn(f"{problem.run} is left out: {problem.reason}")
-    TextConsole().say("\n".join(["", *analysis.sentences, "", f"written: {written[0]}"]))
+    TextConsole().say("\n".join(["", *sentences, *[""] * bool(sentences), f"written: {written[0]}"]))
     return DONE
 
 

@@ -47,6 +47,7 @@ from envs.suite import EnvConfig
 from envs.suites import SUITES, get_suite, make_spec
 from envs.trial import Trial, try_task
 from system.errors import InputError
+from system.words import count
 
 CAN_RUN, CANNOT_RUN = 0, 1
 
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return print_text(text)
         found = examine(normalize(typed.overrides, "train"))
         if "--json" in arguments:
-            TextConsole().say(json.dumps(found, indent=2))
+            TextConsole().verbatim(json.dumps(found, indent=2))
         else:
             show(found, TextConsole())
         return CANNOT_RUN if found["run"]["problems"] else CAN_RUN
@@ -239,7 +240,7 @@ def _machine_rows(found: dict[str, Any]) -> _Rows:
     gpus, files = ", ".join(here["gpus"]), here["open_files"]
     yield "GPU", True if gpus else None, gpus or "torch sees none, and none is needed"
     yield "python, torch", True, f"{here['python']}, {here['torch']}"
-    yield "processor", True, f"{here['cores']} cores, {'with' if here['bf16'] else 'no'} bf16"
+    yield "processor", True, f"{count(here['cores'], 'core')}, {'with' if here['bf16'] else 'no'} bf16"
     yield "memory", True, f"{here['memory'] / 2**30:.1f} GiB, {here['memory_free'] / 2**30:.1f} GiB of it free"
     few = files is not None and files < FEW_OPEN_FILES
     limit = "no limit" if files is None else f"{files:,}"
@@ -254,11 +255,19 @@ def _run_rows(found: dict[str, Any]) -> _Rows:
         needs = dict(found["needs"])
         files = needs.pop("open_files")
         memory = ", ".join(f"{part} {size / 2**20:,.0f}" for part, size in needs.items() if size)
-        actors, learner = found["actors"], f"{found['learner_threads']} of the learner"
-        yield "  plan", True, f"{actors} actors x {found['slots']} slots of {found['tasks']} tasks on {found['engine']}"
-        yield "  threads", True, f"{actors} x {found['actor_threads']} of actors, {learner}"
+        actors = found["actors"]
+        yield (
+            "  plan",
+            True,
+            f"{count(actors, 'actor')} x {count(found['slots'], 'slot')} of {count(found['tasks'], 'task')} on {found['engine']}",
+        )
+        yield (
+            "  threads",
+            True,
+            f"actors {actors} x {found['actor_threads']}, learner {found['learner_threads']}",
+        )
         total = sum(needs.values()) / 2**20
-        yield "  needs", True, f"at least {total:,.0f} MiB of memory ({memory}) and {files:,} open files"
+        yield "  needs", True, f"at least {total:,.0f} MiB of memory ({memory}) and {count(files, 'open file')}"
     for trial in found.get("played", ()):
         wrong = trial["failure"] or "; ".join(trial["differences"])
         yield f"  task {trial['task']}", not wrong, "; ".join(filter(None, (trial["seen"], wrong)))

@@ -48,6 +48,9 @@ from conf.schema import EvaluateConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite
 from system.files import check_links
+from system.words import count, shorten
+
+_LONGEST_NAME = 24
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,8 +90,9 @@ def evaluate(config: EvaluateConfig) -> int:
 
     console = TextConsole()
     how = "greedy" if config.greedy else "sampled"
-    title = f"mimpala: evaluating {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames): {config.episodes} {how} episodes"
-    console.say(f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}")
+    trained = f"{count(agent.updates, 'update')}, {count(agent.frames, 'frame')}"
+    title = f"mimpala: evaluating {agent.path} ({trained}): {count(config.episodes, f'{how} episode')}"
+    console.say(f"{title} of each of {count(len(spec.tasks), 'task')}, seed {config.seed}")
     moved = _keep_earlier_folders(agent, spec, config, folder, probing)
     pictures = probing.write_similarity(folder) if config.similarity else []
     episodes, probed, stopped = _play_all(agent, spec, config, probing, console)
@@ -136,17 +140,17 @@ def _play_all(
     """
     episodes: dict[str, Episodes] = {}
     probed: dict[str, dict[str, Episodes]] = {probe: {} for probe in probing.names}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, expand=True, transient=True) as progress:
         bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probing.names)))
         advance = partial(progress.advance, bar)
         task = ""
         try:
             for task in spec.tasks:
-                progress.update(bar, description=escape(task))
+                progress.update(bar, description=escape(shorten(task, _LONGEST_NAME)))
                 episodes[task] = play(agent, spec, task, config, advance, probing.record(task), warn)
             for probe, task in itertools.product(probing.names, spec.tasks):
-                progress.update(bar, description=escape(f"{task}: probe {probe}"))
+                progress.update(bar, description=escape(f"{shorten(task, _LONGEST_NAME)}: {probe}"))
                 probed[probe][task] = play(agent, spec, task, config, advance, probing.prepare(probe, task))
         except StoppedError as error:
             if task not in episodes and error.episodes:

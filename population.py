@@ -30,6 +30,7 @@ from conf.arguments.flags import answer, read_arguments
 from conf.command_line import command_of
 from conf.loading import compose_population
 from conf.population_schema import PopulationConfig, check_population
+from system.words import count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,20 +69,21 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
         population.begin(command)
         cells = population.cells(0)
         with CellDisplay(cells, enabled=config.display, pausing=True) as display:
-            display.say(f"mimpala: {config.members} members in {population.folder}")
+            display.say(f"mimpala: {count(config.members, 'member')} in {population.folder}")
             with open_executor(config, cells, display.say) as executor:
                 status = population.train(executor, display.update, display.say)
         content = summary(population.history, population.names)
         written = write_summary(population.folder, content, population.history)
-        display.console.print(table(content), highlight=False)
+        console = display.console
+        console.print(table(content), highlight=False)
         for name, now in status.items():
             if now.state is State.FAILED:
-                display.say(f"{name} failed: {now.reason}: the same command tries it again")
+                console.say(f"{name} failed: {now.reason}: the same command tries it again")
         for path in written:
-            display.say(f"written: {path}")
+            console.say(f"written: {path}")
         if content["best"]:
             best = run_arguments(str(population.folder / content["best"]), config.env, config.plugins)
-            display.say(f"next: {command_of('evaluate')} {best}")
+            console.verbatim(f"next: {command_of('evaluate')} {best}")
     return FAILED if any(now.state is State.FAILED for now in status.values()) else DONE
 
 

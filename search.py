@@ -20,7 +20,7 @@ from ablation.grid.local_executor import available_cores
 from ablation.search.report import summary, table, write_summary
 from ablation.search.search import Search
 from agents.cli.exit_codes import DONE, FAILED, exit_code, print_text
-from agents.cli.terminal import TextConsole
+from agents.cli.terminal import Terminal
 from agents.run.lock import sole_writer
 from agents.setup.plugins import prepare
 from conf.allowlist import run_arguments
@@ -29,6 +29,7 @@ from conf.arguments.flags import answer, read_arguments
 from conf.command_line import command_of
 from conf.loading import compose_search, split_space
 from conf.search_schema import SearchConfig, check_search
+from system.words import count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,21 +53,22 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 def search(config: SearchConfig, trials: Search, command: Sequence[str]) -> int:
     """Runs or continues the search and reports. Returns the exit code."""
-    console = TextConsole()
+    terminal = Terminal(live=False)
+    console = terminal.console
     with sole_writer(trials.folder, key="folder"):
         trials.begin(command)
-        console.say(f"mimpala: {config.trials} trials in {trials.folder}")
-        with open_executor(config, [trials.example()], console.say) as executor:
-            failed = trials.run(executor, console.say)
+        terminal.say(f"mimpala: {count(config.trials, 'trial')} in {trials.folder}")
+        with open_executor(config, [trials.example()], terminal.say) as executor:
+            failed = trials.run(executor, terminal.say)
         content = summary(trials)
         written = write_summary(trials.folder, content)
     console.print(table(content), highlight=False)
     console.say(f"written: {written}")
     if failed:
-        console.say(f"{len(failed)} trials failed: the same command tries them again")
+        console.say(f"{count(len(failed), 'trial')} failed: the same command tries again")
     if content["best"]:
         best = run_arguments(str(trials.folder / content["best"]), config.env, config.plugins)
-        console.say(f"next: {command_of('evaluate')} {best}")
+        console.verbatim(f"next: {command_of('evaluate')} {best}")
     return FAILED if failed else DONE
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ablation.analysis.results import Array, Curve, Measure, Problem, Results, Run
-from ablation.run_files import Record, read_grid, read_record
+from ablation.run_files import Record, read_grid, read_record, read_training
 from agents.run.layout import CONFIG
 from conf.composition import flatten
 from conf.loading import to_dict
@@ -37,6 +37,7 @@ HOUSEKEEPING_KEYS = set(MAY_CHANGE_ON_RESUME) - {
 _KEYS_OF_ONE_RUN = {"seed", "log_frames"} | HOUSEKEEPING_KEYS
 """Keys in which runs of one variant may differ."""
 
+
 class Scale(NamedTuple):
     """A value of the measure is (what the files hold - offset) * factor."""
 
@@ -55,8 +56,11 @@ def load_grid(folder: Path, measure: str = "auto") -> Results:
     return load_runs([folder / row["name"] for row in grid["cells"]], measure, " ".join(grid["command"]))
 
 
-def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
-    """Results of run folders, or of all run folders directly inside the given folders. InputError if one is missing."""
+def load_folders(folders: Sequence[str], measure: str = "auto", *, evaluated: bool = True) -> Results:
+    """Results of run folders, or of all run folders directly inside the given folders. InputError if one is missing.
+
+    Without `evaluated`, of their training alone (`read_training`).
+    """
     found: list[Path] = []
     for name in folders:
         folder = Path(name)
@@ -64,20 +68,21 @@ def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
             raise InputError(f"folders=[{name}] does not exist: give run folders, or folders of them.")
         inside = sorted(path for path in folder.iterdir() if (path / CONFIG).exists())
         found += [folder] if (folder / CONFIG).exists() or not inside else inside
-    return load_runs(found, measure)
+    return load_runs(found, measure, evaluated=evaluated)
 
 
-def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "") -> Results:
+def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "", *, evaluated: bool = True) -> Results:
     """Results of these run folders; runs that cannot be compared with the rest become `Problem`s. InputError if none is left."""
+    read, comparable = (read_record, _COMPARABLE) if evaluated else (read_training, _COMPARABLE[:2])
     problems: list[Problem] = []
     records: list[Record] = []
     for folder in dict.fromkeys(path.resolve() for path in folders):
         try:
-            records.append(read_record(folder))
+            records.append(read(folder))
         except InputError as error:
             problems.append(Problem(folder.name, str(error)))
     # Repeated ones last: a run that is not comparable must not hide a further one of its seed.
-    checks: list[Callable[[Sequence[Record]], list[str]]] = [partial(_unlike_most, *entry) for entry in _COMPARABLE]
+    checks: list[Callable[[Sequence[Record]], list[str]]] = [partial(_unlike_most, *entry) for entry in comparable]
     for find in (*checks, _repeated):
         reasons = find(records) if records else []
         problems += [Problem(record.folder.name, why) for record, why in zip(records, reasons, strict=True) if why]
@@ -112,7 +117,8 @@ _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
         lambda record: "greedy" if record.evaluation["provenance"]["greedy"] else "sampled",
     ),
 )
-"""Properties that must be equal for results to be comparable: the name in messages, and a function that reads it from a record."""
+"""Properties that must be equal for results to be comparable, learning curves in the first two: the name in messages, and a function that
+reads it from a record."""
 
 
 def _unlike_most(what: str, read: Callable[[Record], str], records: Sequence[Record]) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -22,6 +24,9 @@ _MOST_VALUES = 20_000_000
 
 _MOST_ROWS = 10_000
 """A metrics.jsonl of at least twice as many rows is thinned, but not below this number, which is far more than a curve shows."""
+
+_TAIL_BYTES = 2**20
+"""Size of the end of metrics.jsonl that is searched for its last line."""
 
 _SUCCESS = Test("a share, or null", lambda value: value is None or FINITE.passes(value))
 _VALUE = Test("text, a number, or null", lambda value: value is None or isinstance(value, str | int | float))
@@ -102,6 +107,28 @@ def read_record(folder: Path) -> Record:
     return Record(folder, cell.get("variant", ""), config, result, evaluation, provenance, agent, read_log(folder))
 
 
+def read_training(folder: Path) -> Record:
+    """Reads a run folder without its evaluation, also of an unfinished run. The evaluation is replaced by the last training episodes.
+
+    InputError, with one sentence, if the run is missing, has no log, or has an unreadable file.
+    """
+    if not (folder / CONFIG).exists():
+        raise InputError(f"its folder has no {CONFIG}: the run has not started.")
+    rows = read_log(folder)
+    last = rows[-1] if rows else {}
+    names = [key.removeprefix("tasks/").removesuffix("/return") for key in last if re.fullmatch("tasks/.+/return", key)]
+    if not names:
+        raise InputError("its metrics.jsonl has no episode yet: wait for its first log step.")
+    tasks = {
+        task: {"episodes": 0, "mean": last[f"tasks/{task}/return"], "success": last.get(f"tasks/{task}/success")}
+        for task in names
+    }
+    cell, agent = (_read(folder / name, {}, form) for name, form in ((CELL_FILE, _CELL_FORM), (AGENT, _AGENT_FORM)))
+    result = {"parameters": 0, "frames": last["frames"], "seconds": last["seconds"], "frames_per_second": 0.0}
+    evaluation = {"tasks": tasks}
+    return Record(folder, cell.get("variant", ""), load_train(folder / CONFIG), result, evaluation, {}, agent, rows)
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """result.json of a run that is finished or paused; empty for any other run. InputError if the file is invalid."""
 
@@ -151,6 +178,38 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class LogStep(NamedTuple):
+    """The newest log step of a run: its frames, its speed, and the mean over tasks of the score, the success or the return, of which it
+    holds the first one that is known. A number that is unknown is NaN.
+    """
+
+    frames: int = 0
+    frames_per_second: float = math.nan
+    measure: str = ""
+    value: float = math.nan
+
+
+_MEASURES = {"score/mean": "score", "mean/success": "success", "mean/return": "return"}
+
+
+def newest_log_step(folder: Path) -> LogStep:
+    """The last line of metrics.jsonl; the defaults if it cannot be read."""
+    try:
+        *_, newest = read_lines(folder / "metrics.jsonl", last=_TAIL_BYTES)
+        row = parse_json(newest)
+        frames = row["frames"]
+        numbers = {key: float(value) for key, value in row.items() if FINITE.passes(value)}
+        key = next((key for key in _MEASURES if key in numbers), "")
+        return LogStep(
+            int(frames) if COUNT.passes(frames) else 0,
+            numbers.get("frames_per_second", math.nan),
+            _MEASURES.get(key, ""),
+            numbers.get(key, math.nan),
+        )
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError):
+        return LogStep()
+
+
 def _curve_row(line: str) -> dict[str, Any] | None:
     """The columns of a row that curves need; None if the line is unreadable, or a number in them is not finite."""
     try:
@@ -187,5 +246,3 @@ def _damaged(path: Path, found: str) -> InputError:
     return InputError(
         f"{path} is damaged, or another program wrote it (it holds {found}): put back a copy, or leave the run out of the report."
     )
-
-

@@ -32,6 +32,7 @@ from benchmarks.cases import configured, merged
 from benchmarks.learner_team import threads
 from benchmarks.options import BenchmarkError, Row, parse, report
 from benchmarks.turns import ratios, spread, take_turns
+from system.words import count
 
 SETTINGS = [
     *("env=conditional", "env.tasks=[map-0,memory-1]", "fusion=film", "runtime=local", "precision=fp32"),
@@ -112,7 +113,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     for number, readings in turns.items():
         updates = [turn.updates for turn in readings]
         yield {
-            "case": f"{number} learners",
+            "case": count(number, "learner"),
             "updates_per_second": spread(updates),
             "columns_per_second": spread(
                 (configs[number].learner.batch_size or configs[number].runtime.slots_per_actor) * rate

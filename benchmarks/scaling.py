@@ -28,6 +28,7 @@ from benchmarks.options import Row, parse, report
 from benchmarks.programs import Programs
 from benchmarks.throughput import layout, speeds
 from benchmarks.turns import ratios, take_turns
+from system.words import count
 
 # An unroll of 16 slots is one update and takes 64 ms of an actor, so that a turn holds many of them.
 SETTINGS = [
@@ -48,7 +49,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     with Programs() as programs:
         started = {
             number: programs.training(
-                f"{number} actors", words, "benchmarks.busy_training", [f"milliseconds={milliseconds}"]
+                count(number, "actor"), words, "benchmarks.busy_training", [f"milliseconds={milliseconds}"]
             )
             for number, words in cases.items()
         }
@@ -58,7 +59,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     first = [turn.steps_per_second for turn in turns[numbers[0]]]
     for number, readings in turns.items():
         yield {
-            "case": f"{number} actors",
+            "case": count(number, "actor"),
             **speeds(readings),
             "times_first": ratios([turn.steps_per_second for turn in readings], first),
             **layout(*configs[number]),

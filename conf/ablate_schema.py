@@ -9,6 +9,7 @@ from conf.fields import check_fields, choice, number
 from conf.names import FUSIONS, MEASURES, NODE_RUNTIMES, PROBES
 from conf.schema import TrainConfig
 from system.errors import InputError
+from system.words import count
 
 
 @dataclass(kw_only=True, slots=True)
@@ -25,6 +26,8 @@ class AblateConfig(TrainConfig):
         folder: Folder of the grid; empty = runs/ablate-<suite>. An existing grid continues.
         report: Folder of a finished grid: writes its report again and starts no run.
         folders: Run folders, or folders of run folders: writes a report on them in `folder` (empty = runs/comparison) and starts no run.
+        curves: With `folders`: draws their learning curves instead, also of runs that are unfinished or not evaluated, in `folder` (empty =
+            runs/curves).
         episodes: Evaluation episodes per task.
         evaluation_seed: Root of the evaluation seeds; all runs play the same episodes.
         greedy, probe: As in evaluate.py, for every run. A probe is skipped if there is one context only.
@@ -40,6 +43,7 @@ class AblateConfig(TrainConfig):
     folder: str = ""
     report: str = ""
     folders: list[str] = field(default_factory=list)
+    curves: bool = False
     episodes: int = number(100, least=1)
     evaluation_seed: int = number(0, least=0)
     greedy: bool = False
@@ -69,6 +73,8 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
             f"fusions=[{','.join(config.fusions)}] is not a list of different fusions: give at least one, and each once."
         )
     check_parallel(config.runtime.name, config.parallel, cores)
+    if config.curves and not config.folders:
+        raise InputError("curves=true draws the learning curves of run folders: give them as folders=[...].")
     again = "use folder=..., and the same command again to continue a grid"
     for key, fix in {"seed": "use seeds=[...]", "run": again, "resume": again}.items():
         if getattr(config, key):
@@ -79,7 +85,7 @@ def check_parallel(runtime: str, parallel: int, cores: int) -> None:
     """Refuses more parallel runs than cores, except on a cluster, which has other cores."""
     if parallel > cores and runtime != "cluster":
         raise InputError(
-            f"parallel={parallel} is more than the {cores} cores that may be used here: give at most {cores}."
+            f"parallel={parallel} is more than the {count(cores, 'core')} that may be used here: give at most {cores}."
         )
 
 

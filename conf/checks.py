@@ -11,6 +11,7 @@ from conf.fields import check_fields
 from conf.names import FLAT_FUSIONS, FUSIONS, SPATIAL_FUSIONS, THRESHOLDS, TORSO_SITE
 from conf.schema import FusionConfig, LearnerConfig, RuntimeConfig, TrainConfig
 from system.errors import InputError, unknown_name
+from system.words import count
 
 
 def check_train(config: TrainConfig) -> None:
@@ -101,24 +102,26 @@ def check_columns(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
     # Accepts rounded fractions such as 0.333 for a third.
     if not fresh or abs(fraction * columns - replayed) > 0.02:
         raise InputError(
-            f"learner.replay_fraction={fraction} of {columns} columns (learner.batch_size={learner.batch_size}) is no whole number "
-            "of them, or leaves no fresh one: give a fraction like 0.5 that divides them."
+            f"learner.replay_fraction={fraction} of {count(columns, 'column')} (learner.batch_size={learner.batch_size}) is no whole "
+            "number of them, or leaves no fresh one: give a fraction like 0.5 that divides them."
         )
     if fresh % slots and slots % fresh:
-        left = f" with learner.replay_fraction={fraction} leaves {fresh} fresh columns, which" if replayed else ""
+        left = (
+            f" with learner.replay_fraction={fraction} leaves {count(fresh, 'fresh column')}, which" if replayed else ""
+        )
         raise InputError(
             f"learner.batch_size={learner.batch_size}{left} does not fit runtime.slots_per_actor={slots}: give a multiple or a "
             "divisor of it."
         )
     if learner.replay_size < replayed:
         raise InputError(
-            f"learner.replay_size={learner.replay_size} is less than the {replayed} columns that each update draws from it: give "
+            f"learner.replay_size={learner.replay_size} is less than the {count(replayed, 'column')} that each update draws from it: give "
             f"at least {replayed}, better a hundred times as many."
         )
     shared = {
         f"runtime.num_actors={runtime.num_actors}": runtime.num_actors,
-        f"learner.batch_size={learner.batch_size} ({fresh} fresh columns)": fresh,
-        f"learner.replay_fraction={fraction} ({replayed} of {columns} columns)": replayed,
+        f"learner.batch_size={learner.batch_size} ({count(fresh, 'fresh column')})": fresh,
+        f"learner.replay_fraction={fraction} ({replayed} of {count(columns, 'column')})": replayed,
     }
     for what, number in shared.items():
         if number % learners:
@@ -128,7 +131,7 @@ def check_columns(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
     share = fresh // learners
     if share % slots and slots % share:
         raise InputError(
-            f"learner.num_processes={learners} leaves each learner {share} fresh columns of learner.batch_size={learner.batch_size}, "
-            f"which do not fit runtime.slots_per_actor={slots}: change one of the three, so that {share} is a multiple or a divisor "
-            f"of the last."
+            f"learner.num_processes={learners} leaves each learner {count(share, 'fresh column')} of "
+            f"learner.batch_size={learner.batch_size}, which does not fit runtime.slots_per_actor={slots}: change one of the three, "
+            f"so that {share} is a multiple or a divisor of the last."
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from conf.names import SWITCHES
 from system.errors import InputError, unknown_name
+from system.words import count
 
 _CHECK = "check"
 
@@ -33,7 +34,7 @@ class _Numbers:
         values = value if isinstance(value, list) else [value]
         if isinstance(value, list) and not self.shortest <= len(values) <= (self.longest or len(values)):
             wanted = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
-            raise InputError(f"{key} has {len(values)} numbers: give {wanted}.")
+            raise InputError(f"{key} has {count(len(values), 'number')}: give {wanted}.")
         if not all(map(self._contains, values)):
             raise InputError(f"{key}={value} is out of range: give {self._describe(plural=isinstance(value, list))}.")
 

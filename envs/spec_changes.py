@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from envs.spec import EnvSpec
+from system.words import count
 
 MOST_CHANGES = 3
 """Maximum number of changes that a sentence names."""
@@ -22,7 +23,7 @@ def task_changes(before: EnvSpec, now: EnvSpec) -> list[str]:
     gone = [task for task in before.tasks if task not in now.tasks]
     added = [task for task in now.tasks if task not in before.tasks]
     parts = [f"{word} {_few(tasks)}" for word, tasks in (("without", gone), ("with", added)) if tasks]
-    return [f"there were {len(before.tasks)} tasks and are {len(now.tasks)}, {' and '.join(parts)}"]
+    return [f"the number of tasks was {len(before.tasks)} and is {len(now.tasks)}, {' and '.join(parts)}"]
 
 
 def _few(names: list[str]) -> str:
@@ -39,7 +40,7 @@ def interface_changes(before: EnvSpec, now: EnvSpec) -> list[str]:
     olds, news = _values(before, arrays), _values(now, arrays)
     changes = [f"{name} was {olds[name]} and is {news[name]}" for name in olds if olds[name] != news[name]]
     if len(before.vocabulary) != len(now.vocabulary):
-        changes.append(f"the vocabulary had {len(before.vocabulary)} words and has {len(now.vocabulary)}")
+        changes.append(f"the vocabulary had {count(len(before.vocabulary), 'word')} and has {len(now.vocabulary)}")
     elif before.vocabulary != now.vocabulary:
         number = _first_difference(before.vocabulary, now.vocabulary)
         old, new = before.vocabulary[number], now.vocabulary[number]
@@ -67,7 +68,7 @@ def _actions(spec: EnvSpec) -> str:
         return f"multi-discrete {list(spec.action_sizes)}"
     if spec.action_kind == "continuous":
         return f"continuous, from {list(spec.action_low)} to {list(spec.action_high)}"
-    return f"{spec.num_actions} discrete ones"
+    return f"{count(spec.num_actions, 'discrete one')}"
 
 
 def listed(changes: list[str]) -> str:

@@ -13,6 +13,7 @@ from envs.spec import EnvSpec, Slot, Split
 from envs.suite import EnvConfig
 from envs.suites import get_suite
 from envs.vector import MultitaskVectorEnv
+from system.words import count
 
 STEPS = 20
 _MOST_DIFFERENCES = 3
@@ -62,7 +63,7 @@ def _play(env: MultitaskVectorEnv, task: int, found: dict[str, None]) -> str:
         rewards.append(float(reward[0]))
         ends += bool(terminated[0] or truncated[0])
     shown = {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
-    parts = [f"{STEPS} steps, {ends} episode{'' if ends == 1 else 's'} ended"]
+    parts = [f"{STEPS} steps, {count(ends, 'episode')} ended"]
     for key in ("image", "vector"):
         if key in shown:
             array = shown[key]
@@ -74,12 +75,13 @@ def _play(env: MultitaskVectorEnv, task: int, found: dict[str, None]) -> str:
     parts.append(f"rewards from {min(rewards):.4g} to {max(rewards):.4g}")
     if "action_mask" in shown:
         legal = shown["action_mask"].sum(axis=1)
-        count = spec.action_counts[task] if spec.action_kind == "discrete" else spec.num_actions
-        parts.append(f"{legal.min()} to {legal.max()} of {count} choices legal")
+        choices = spec.action_counts[task] if spec.action_kind == "discrete" else spec.num_actions
+        parts.append(f"{legal.min()} to {legal.max()} of {count(choices, 'choice')} legal")
     if "instruction" in shown:
         text = " ".join(spec.vocabulary[token] for token in shown["instruction"][0] if token)
         unknown = (shown["instruction"] == UNKNOWN).sum()
         parts.append(
-            (f'instruction "{text}"' if text else "no instruction") + (f", {unknown} unknown words" if unknown else "")
+            (f'instruction "{text}"' if text else "no instruction")
+            + (f", {count(unknown, 'unknown word')}" if unknown else "")
         )
     return "; ".join(parts)

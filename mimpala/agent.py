@@ -21,6 +21,7 @@ from envs.instructions import UNKNOWN, Tokenizer, split_words
 from envs.vector import MultitaskVectorEnv
 from mimpala.results import Run, checkpoint_of
 from system.errors import InputError, unknown_name
+from system.words import count
 
 TEXTS = ("instruction", "mission")
 """Keys under which observations may have the instruction; BabyAI calls it `mission`."""
@@ -151,8 +152,8 @@ class Agent:
             is_single = self._slots == 1 and value.shape == array.shape
             if not is_single and value.shape != (self._slots, *array.shape):
                 raise InputError(
-                    f"the observation's {key} is {list(value.shape)}, and the agent reads {list(array.shape)} of each of {self._slots} "
-                    "slots: give what it was trained on, or call reset(slots=N) first."
+                    f"the observation's {key} is {list(value.shape)}, and the agent reads {list(array.shape)} of each of "
+                    f"{count(self._slots, 'slot')}: give what it was trained on, or call reset(slots=N) first."
                 )
             converted = value.astype(array.dtype)
             if not np.isfinite(converted).all() if array.dtype == "float32" else (converted != value).any():
@@ -167,7 +168,7 @@ class Agent:
         array = np.asarray(value, dtype)
         if array.shape not in ((), (1,), (self._slots,)):
             raise InputError(
-                f"{name} has the shape {list(array.shape)}: give one, or one for each of {self._slots} slots."
+                f"{name} has the shape {list(array.shape)}: give one, or one for each of {count(self._slots, 'slot')}."
             )
         return np.broadcast_to(array, self._slots)
 
@@ -203,12 +204,14 @@ class Agent:
                 )
             if tokens.min() < 0 or tokens.max() >= len(self.spec.vocabulary):
                 raise InputError(
-                    f"the instruction has a token outside of the vocabulary of {len(self.spec.vocabulary)} words."
+                    f"the instruction has a token outside of the vocabulary of {count(len(self.spec.vocabulary), 'word')}."
                 )
             return np.broadcast_to(tokens.reshape(-1, length), (self._slots, length))
         texts = [given] if isinstance(given, str) else [str(text) for text in given]
         if len(texts) not in (1, self._slots):
-            raise InputError(f"instruction has {len(texts)} texts: give one, or one for each of {self._slots} slots.")
+            raise InputError(
+                f"instruction has {count(len(texts), 'text')}: give one, or one for each of {count(self._slots, 'slot')}."
+            )
         return np.broadcast_to(np.stack([self._encode(text) for text in texts]), (self._slots, length))
 
     def _encode(self, text: str) -> NDArray[np.int32]:

@@ -15,6 +15,7 @@ PROGRAMS = {
     "population": ("population", "population-based training"),
     "search": ("search", "searches values of the learner's keys"),
     "doctor": ("doctor", "tests whether a run would start here"),
+    "runs": ("mimpala.runs", "lists run folders, and compares two"),
     "export": ("mimpala.hub", "writes an agent in the layout of the Hugging Face hub"),
 }
 """Name -> module, which is a program, and a description."""

@@ -81,9 +81,8 @@ def export_agent(config: ExportConfig) -> int:
     console.say(f"written: {output}, which mimpala.load reads")
     if not evaluation:
         named = run_arguments(config.run, agent.config.env, agent.config.plugins)
-        console.say(
-            f"its model card has no scores, because this checkpoint is not evaluated: {command_of('evaluate')} {named}"
-        )
+        console.say("Its model card has no scores, because this checkpoint is not evaluated.")
+        console.verbatim(f"next: {command_of('evaluate')} {named}")
     return DONE
 
 

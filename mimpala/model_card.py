@@ -16,6 +16,7 @@ from agents.evaluation.episodes import SavedAgent
 from agents.run.layout import PROVENANCE
 from system.files import read_json
 from system.plain_data import COUNT, FINITE, PlainDataError, Test, check_form, plain_copy
+from system.words import count
 
 CARD = "README.md"
 
@@ -66,6 +67,7 @@ def model_card(
     )
     environment.filters |= {"md": escape_markdown, "interval": _show_interval}
     return environment.get_template("model_card.md.j2").render(
+        count=count,
         metadata=yaml.safe_dump(_metadata(agent, evaluation), sort_keys=False),
         agent=agent,
         parameters=parameters,

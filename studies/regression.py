@@ -33,6 +33,7 @@ from studies.harness.program import Findings, Results, Study, main
 from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, train
 from studies.models.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron
 from system.plain_data import POSITIVE, check_form
+from system.words import count
 
 POINTS = 24
 """Most points of a learning curve."""
@@ -168,7 +169,7 @@ def find(config: RegressionConfig, results: Results) -> Findings:
         ),
         head=(
             *("tasks", *report.NETWORK_HEAD, "error"),
-            *(f"new task, {shots} shot{'s' if shots > 1 else ''}" for shots in config.shots),
+            *(f"new task, {count(shots, 'shot')}" for shots in config.shots),
         ),
         rows=rows,
         panels=[
@@ -197,7 +198,7 @@ def _comparison(problem: str, concat: Result, mi: Result) -> str:
         [ours / theirs for ours, theirs in zip(mi["test"], concat["test"], strict=True)]
     )
     verdict = "supported" if halved[-1] else "not supported"
-    before = f"it is at {sum(halved)} of the {len(halved)} numbers of steps that were looked at"
+    before = f"it is at {sum(halved)} of the {count(len(halved), 'number')} of steps that {'was' if len(halved) == 1 else 'were'} looked at"
     return (
         f"{problem}: that `mi` has at most half of `concat`'s error at equal steps and parameters is {verdict} at the end; {before}; "
         f"at the end the error is {with_interval(ratio, report.significant)} times that of `concat`."

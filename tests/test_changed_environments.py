@@ -166,7 +166,7 @@ def test_a_change_of_every_part_of_the_interface_is_described(changes: dict[str,
 
 def test_long_lists_are_cut() -> None:
     fewer = dataclasses.replace(SPEC, tasks=tuple("cdefg"), action_counts=(3,) * 5)
-    assert task_changes(SPEC, fewer) == ["there were 2 tasks and are 5, without a, b and with c, d, e ..."]
+    assert task_changes(SPEC, fewer) == ["the number of tasks was 2 and is 5, without a, b and with c, d, e ..."]
     assert task_changes(SPEC, SPEC) == []
     assert listed(list("abcd")) == "a; b; c; and more" and listed(list("abc")) == "a; b; c"
     assert other_versions({"a": "1"}, {"a": "1", "b": "2"}) == ""

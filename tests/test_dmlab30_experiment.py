@@ -142,7 +142,7 @@ def test_an_evaluation_with_more_engines_than_fit_is_refused_with_a_number_that_
     capsys.readouterr()
     assert evaluate.main([f"run={run}", "episodes=100"]) == 2
     said = capsys.readouterr().err
-    assert "slots=64 environments of env=dmlab30 at a time need 5,760 MiB" in said
+    assert "slots=64 environments of env=dmlab30 at a time: that takes 5,760 MiB" in said
     (fitting,) = re.findall(r"give (slots=\d+)\.", said)
     assert evaluate.main([f"run={run}", "episodes=12", fitting, "tasks=[rooms_watermaze]"]) == 0
 

@@ -180,7 +180,7 @@ def test_a_few_steps_of_each_task_are_played_and_compared(capfd: pytest.CaptureF
     assert "1 to 4 of 4 choices legal" in found["Forbidden"]["seen"] and not found["Forbidden"]["differences"]
     assert 'instruction "press the' in found["Spoken"]["seen"]
     assert found["StraysFar"]["differences"] == ["step returns numbers from 7 to 7 where the space has -1 to 1"]
-    assert "step returns 1 numbers that are not finite" in found["StraysBroken"]["differences"]
+    assert "step returns 1 number that is not finite" in found["StraysBroken"]["differences"]
     assert found["Breaks"]["failure"] == "the wheel came off"
     # Differences from the spec do not stop a run, but an error does.
     assert {name for name, code in codes.items() if code} == {"Breaks"}
@@ -209,7 +209,7 @@ def test_tasks_of_other_suites_are_played_too(capfd: pytest.CaptureFixture[str])
             {"a": ([2.0],)},
             "numbers from 2 to 2 in a.0 where",
         ),
-        (spaces.Tuple((spaces.Discrete(2),)), (1, 1), "2 parts where the space has 1 parts"),
+        (spaces.Tuple((spaces.Discrete(2),)), (1, 1), "2 parts where the space has 1 part"),
         (spaces.MultiDiscrete([2, 3]), [1, 2], ""),
         (spaces.MultiDiscrete([2, 3]), [2, 2], "[2, 2], which is not in MultiDiscrete"),
         (spaces.Text(3), "abcd", "4 letters where the space has 3 at most"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ablation.analysis.results import Results
+from system.words import count
 
 _KEYS_OF_ONE_RUN = {"seed", "run", "resume", "display"}
 """Keys that differ between runs of one variant, and that change nothing but the random numbers."""
@@ -73,13 +74,13 @@ def cautions(results: Results, found: Configs) -> Iterator[str]:
     dirty = sum(bool(run.provenance.get("git", {}).get("dirty")) for run in runs)
     if dirty:
         yield (
-            f"{dirty} of {len(runs)} runs were made with changes that are not committed: their commit does not tell all of their code."
+            f"{dirty} of {count(len(runs), 'run')} had changes that were not committed: the commit does not tell all of the code."
         )
     least, most = min(run.parameters for run in runs), max(run.parameters for run in runs)
     if most > least * (1 + _TOLERANCE) and len(results.variants) == 1:
         yield f"The runs have agents of {least:,} to {most:,} parameters."
     elif most > least * (1 + _TOLERANCE):
-        yield f"The smallest agent has {least:,} parameters and the largest {most:,}: a difference may be one of size."
+        yield f"The smallest agent has {count(least, 'parameter')} and the largest {most:,}: a difference may be one of size."
     # A run ends with the update that passes its last frame, so small differences are normal.
     least, most = min(run.frames for run in runs), max(run.frames for run in runs)
     if most > least * (1 + _TOLERANCE):

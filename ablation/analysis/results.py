@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,6 +133,10 @@ class Band(NamedTuple):
     high: Array
 
 
+Curves: TypeAlias = Mapping[str, Mapping[str, Band]]
+"""By variant and task, and "" for the mean over tasks, the mean over runs."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Efficiency:
     """How fast a variant learns.
@@ -198,7 +202,7 @@ class Analysis:
         improvement: By variant and other variant, the probability that a run of the first beats one of the second on a random task.
         threshold: Of the sample efficiency, in the measure's unit, and `efficiency` by variant.
         paces: By name of `efficiency.PACES`, the comparisons of every pair; names without a value are left out.
-        frames: [N] of all curves; `curves`: by variant and task, and "" for the mean over tasks, the mean over runs.
+        frames: [N] of all `curves`.
         probes: By probe, the loss of the mean over tasks; empty without probes.
         resampled: How intervals were made, one sentence.
         comparisons: Of every pair by the mean over tasks; `sentences`: what the runs support, the main one first.
@@ -213,7 +217,7 @@ class Analysis:
     efficiency: Mapping[str, Efficiency]
     paces: Mapping[str, tuple[Comparison, ...]]
     frames: Array
-    curves: Mapping[str, Mapping[str, Band]]
+    curves: Curves
     probes: Mapping[str, Mapping[str, Estimate]]
     resampled: str
     comparisons: tuple[Comparison, ...]

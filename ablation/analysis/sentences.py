@@ -22,6 +22,7 @@ from ablation.analysis.intervals import ROUNDING, Range, estimate, of_mean
 from ablation.analysis.numbers import Write
 from ablation.analysis.results import Analysis, Array, Comparison, Estimate, Results
 from ablation.analysis.statistics import value_range
+from system.words import count
 
 FEW_SEEDS = 5
 """Fewer seeds are too few to check that scores are normally distributed, which the tests assume."""
@@ -70,7 +71,7 @@ def sentences(
     if _tested(comparisons):
         pairs = f"all {len(comparisons)} pairs were tested together" if len(comparisons) > 1 else "the pair was tested"
         yield (
-            f"This is about other seeds on the same {_count(len(results.tasks), 'task')}; {pairs} (Welch's t, Sidak's correction), so "
+            f"This is about other seeds on the same {count(len(results.tasks), 'task')}; {pairs} (Welch's t, Sidak's correction), so "
             "that among variants that are all alike a difference is claimed in about 1 of 20 ablations at most."
         )
     yield from _context_use(probes)
@@ -82,7 +83,7 @@ def sentences(
         times = sizes[large] / max(1, sizes[small])
         more = f"{times:.1f} times those of" if times >= 2 else f"{times - 1:.0%} more than"
         yield (
-            f"Differences may be due to size: {large} has {sizes[large]:,} parameters, {more} {small} ({sizes[small]:,})."
+            f"Differences may be due to size: {large} has {count(sizes[large], 'parameter')}, {more} {small} ({sizes[small]:,})."
         )
     runs = speeds_by_variant(results)
     span = numbers.ranged([float(values.mean()) for values in runs.values()], numbers.count)
@@ -132,7 +133,7 @@ def join_words(words: Iterable[str], last: str = "and") -> str:
 
 def _main_sentence(results: Results, means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> str:
     """Which variant leads: the one that is significantly better than every other. Otherwise how many pairs are distinguished."""
-    mean = f"mean {results.measure.name} over {_count(len(results.tasks), 'task')}"
+    mean = f"mean {results.measure.name} over {count(len(results.tasks), 'task')}"
     if len(means) == 1:
         ((variant, runs),) = means.items()
         value = estimate(of_mean(runs, value_range(results.measure)))
@@ -161,7 +162,7 @@ def _tested(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def _count_claims(claimed: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
     """How many pairs are distinguished."""
     are = "is" if len(claimed) == 1 else "are"
-    return f"{len(claimed)} of the {len(comparisons)} pairs of variants {are} told apart"
+    return f"{len(claimed)} of the {count(len(comparisons), 'pair')} of variants {are} told apart"
 
 
 def _values(means: Mapping[str, Array], write: Write) -> str:
@@ -184,13 +185,17 @@ def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words
         interval = numbers.in_words(widest.difference, words.write)
         if len(means) == 2:
             return f"the two are not told apart: the difference, in that order, is {interval}"
-        untested = f", {len(comparisons) - len(tested)} pairs allow no test" if len(tested) < len(comparisons) else ""
+        untested = (
+            f", {count(len(comparisons) - len(tested), 'pair')} could not be tested"
+            if len(tested) < len(comparisons)
+            else ""
+        )
         return f"no two of the {len(means)} variants are told apart{untested}: the widest difference, {widest.name}, is {interval}"
     groups = _describe_claims(means, claimed, words)
     if len(groups) > _LISTED_PAIRS:
         return _count_claims(claimed, comparisons)
     rest = len(comparisons) - len(claimed)
-    others = f"; {_count(rest, 'other pair')} {'is' if rest == 1 else 'are'} not told apart" if rest else ""
+    others = f"; {count(rest, 'other pair')} {'is' if rest == 1 else 'are'} not told apart" if rest else ""
     return "; ".join(groups) + others
 
 
@@ -227,7 +232,7 @@ def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) 
         f"{pair.first} from {pair.second}" for pair in unclaimed if frozenset((pair.first, pair.second)) not in inside
     ]
     if len(single) > _LISTED_PAIRS:
-        single = [*single[:_LISTED_PAIRS], f"the two of {_count(len(single) - _LISTED_PAIRS, 'further pair')}"]
+        single = [*single[:_LISTED_PAIRS], f"the two of {count(len(single) - _LISTED_PAIRS, 'further pair')}"]
     if len(means) > 2 and groups == [list(means)]:
         text = f"no two of the {len(means)} variants can be told apart"
     else:
@@ -310,9 +315,4 @@ def _seeds(means: Mapping[str, Array]) -> str:
     counts = {len(runs) for runs in means.values()}
     if len(counts) > 1:
         return f"{min(counts)} to {max(counts)} seeds"
-    return f"{_count(min(counts), 'seed')}{' each' if len(means) > 1 else ''}"
-
-
-def _count(count: int, name: str) -> str:
-    """`1 task` or `3 tasks`."""
-    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+    return f"{count(min(counts), 'seed')}{' each' if len(means) > 1 else ''}"

@@ -40,17 +40,13 @@ from conf.schema import EvaluateConfig, TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import make_spec, settle
 from system.errors import InputError
-from system.files import parse_json, read_json, read_lines, write_json, write_whole
-from system.plain_data import COUNT
+from system.files import read_json, write_json, write_whole
 
 _LOG_STEPS = 100
 """Points of a learning curve if `log_frames` is not set."""
 
 CLUSTER = "cluster"
 """The runtime of a grid whose runs are distributed over machines."""
-
-_TAIL_BYTES = 2**20
-"""Size of the end of metrics.jsonl that is searched for its last line."""
 
 _LIST_KEYS = ("fusions", "seeds", "folders")
 _GRID_KEYS = {field.name for field in dataclasses.fields(AblateConfig)} - {
@@ -279,16 +275,6 @@ def is_evaluated(cell: Cell) -> bool:
         and all(row["episodes"] == wanted.episodes for row in content["tasks"].values())
         and set(content.get("probes", {})) == probes
     )
-
-
-def logged_frames(cell: Cell) -> int:
-    """Frames in the last line of metrics.jsonl; 0 if it cannot be read."""
-    try:
-        *_, newest = read_lines(cell.folder / "metrics.jsonl", last=_TAIL_BYTES)
-        count = parse_json(newest)["frames"]
-        return int(count) if COUNT.passes(count) else 0
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
-        return 0
 
 
 def _compared(train: TrainConfig) -> dict[str, Any]:

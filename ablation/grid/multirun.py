@@ -54,7 +54,7 @@ def multirun(overrides: Sequence[str]) -> int:
         except KeyboardInterrupt:
             warn("interrupted and saved: the same command continues")
             raise
-    say = TextConsole().say
-    say("ablate.py evaluates these runs and writes a report, with the same keys:")
-    say(f"next: {command_of('ablate')} {shlex.join(arguments)}")
+    console = TextConsole()
+    console.say("ablate.py evaluates these runs and writes a report, with the same keys:")
+    console.verbatim(f"next: {command_of('ablate')} {shlex.join(arguments)}")
     return FAILED if State.FAILED in {cell.state for cell in status.values()} else DONE

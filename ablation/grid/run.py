@@ -9,6 +9,7 @@ from ablation.grid.executors import open_executor
 from ablation.grid.grid import Cell, save_grid
 from ablation.grid.scheduler import CellStatus, run_cells
 from conf.ablate_schema import AblateConfig
+from system.words import count
 
 
 def run_grid(config: AblateConfig, cells: Sequence[Cell], command: Sequence[str]) -> dict[str, CellStatus]:
@@ -19,6 +20,6 @@ def run_grid(config: AblateConfig, cells: Sequence[Cell], command: Sequence[str]
     folder = cells[0].folder.parent
     save_grid(folder, cells, command)
     with CellDisplay(cells, enabled=config.display) as display:
-        display.say(f"mimpala: {len(cells)} run{'s' if len(cells) > 1 else ''} in {folder}")
+        display.say(f"mimpala: {count(len(cells), 'run')} in {folder}")
         with open_executor(config, cells, display.say) as executor:
             return run_cells(cells, executor, display.update)

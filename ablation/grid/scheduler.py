@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from ablation.grid.grid import Cell, is_evaluated, is_trained, logged_frames
+from ablation.grid.grid import Cell, is_evaluated, is_trained
+from ablation.run_files import newest_log_step
 from envs.faults import signal_name
 from system.files import read_lines
 
@@ -31,11 +33,28 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class CellStatus:
-    """State of a cell, the frames that it has trained so far, and for a failed cell the reason in one line."""
+    """State of a cell.
+
+    Attributes:
+        frames: Trained so far.
+        reason: Of a failed cell, in one line.
+        measure, value: See LogStep.
+        seconds_left: Of the training, at the speed of its newest log step; NaN if unknown.
+    """
 
     state: State = State.WAITING
     frames: int = 0
     reason: str = ""
+    measure: str = ""
+    value: float = math.nan
+    seconds_left: float = math.nan
+
+    def read_log(self, cell: Cell) -> None:
+        """Takes the newest log step of the cell."""
+        step = newest_log_step(cell.folder)
+        self.frames, self.measure, self.value = step.frames, step.measure, step.value
+        left, speed = max(0, (cell.pause_at or cell.train.total_frames) - step.frames), step.frames_per_second
+        self.seconds_left = left / speed if speed > 0 else math.nan
 
 
 class Exit(NamedTuple):
@@ -75,10 +94,9 @@ def run_cells(
     `on_change` is called after every poll with the status of every cell by name. A KeyboardInterrupt propagates after every cell has
     saved and ended.
     """
-    status = {
-        cell.name: CellStatus(State.FINISHED if is_evaluated(cell) else State.WAITING, logged_frames(cell))
-        for cell in cells
-    }
+    status = {cell.name: CellStatus(State.FINISHED if is_evaluated(cell) else State.WAITING) for cell in cells}
+    for cell in cells:
+        status[cell.name].read_log(cell)
     waiting = [cell for cell in cells if status[cell.name].state is State.WAITING]
     running: list[RunningCell] = []
     try:
@@ -100,10 +118,10 @@ def _update(status: CellStatus, running: RunningCell) -> bool:
     """Updates the status of a cell; returns whether the cell has ended."""
     # Poll first, so that the frames of an ended cell are its last ones.
     cell, end = running.cell, running.poll()
-    status.frames = logged_frames(cell)
+    status.read_log(cell)
     if end is None:
         if running.has_begun():
-            status.state = State.EVALUATING if is_trained(cell) else State.TRAINING
+            status.state = State.EVALUATING if cell.evaluate and is_trained(cell) else State.TRAINING
         return False
     if end.code == 0 and is_evaluated(cell):
         status.state = State.FINISHED

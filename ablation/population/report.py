@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from ablation.analysis.numbers import three_digits, write_distinct
 from ablation.population.history import History
+from agents.cli.tables import FittedTable, Row
 from system.files import write_json, write_whole
+from system.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ def describe_comparison(rows: Sequence[Mapping[str, Any]], names: Sequence[str])
         if row["failed"]:
             source = "as a copy of another member" if row["copied"] else "from its last checkpoint"
             lines.append(f"{name} failed: {row['failed']}: it continues {source}")
-    at = f"{rows[0]['frames']:,} frames"
+    at = count(rows[0]["frames"], "frame")
     known = [row for row in rows if row["fitness"] is not None]
     if not known:
         most = max(row["episodes"] for row in rows)
@@ -34,11 +34,11 @@ def describe_comparison(rows: Sequence[Mapping[str, Any]], names: Sequence[str])
         return [*lines, f"{at}: no comparison, {why}"]
     ends = [end(row["fitness"] for row in known) for end in (min, max)]
     span = " to ".join(dict.fromkeys(write_distinct(ends, three_digits)))
-    count = "" if len(known) == len(rows) else f" ({len(known)} of {len(rows)} members)"
+    part = "" if len(known) == len(rows) else f" ({len(known)} of {len(rows)} members)"
     copied = sum(row["copied"] for row in rows)
     return [
         *lines,
-        f"{at}: {known[0]['measure']} {span}{count}, {copied} of {len(rows)} members copied another member",
+        f"{at}: {known[0]['measure']} {span}{part}, {copied} of {len(rows)} members copied another member",
     ]
 
 
@@ -70,20 +70,17 @@ def write_summary(folder: Path, content: dict[str, Any], history: History) -> li
     return [folder / RESULT, folder / FIGURE]
 
 
-def table(content: dict[str, Any]) -> Table:
+def table(content: dict[str, Any]) -> FittedTable:
     """The members in the order of their names, not ranked: there is one run of each, and no interval."""
     members: dict[str, Any] = content["members"]
     hyperparameters = list(next(iter(members.values()))["hyperparameters"])
-    drawn = Table(box=None, padding=(0, 2, 0, 0))
-    drawn.add_column("member")
-    for heading in (content["measure"] or "fitness", *hyperparameters, "copies"):
-        drawn.add_column(heading, justify="right")
-    drawn.add_column("last of")
     values = [[member["fitness"], *member["hyperparameters"].values()] for member in members.values()]
     columns = [write_distinct(column, three_digits) for column in zip(*values, strict=True)]
-    for (name, member), texts in zip(members.items(), zip(*columns, strict=True), strict=True):
-        drawn.add_row(name, *texts, str(member["copies"]), member["copied_last"] or "")
-    return drawn
+    rows = [
+        Row(name, [*texts, str(member["copies"]), member["copied_last"] or ""])
+        for (name, member), texts in zip(members.items(), zip(*columns, strict=True), strict=True)
+    ]
+    return FittedTable(["member", content["measure"] or "fitness", *hyperparameters, "copies", "last of"], rows)
 
 
 def figure(history: History, content: dict[str, Any]) -> bytes:

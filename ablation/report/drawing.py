@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree
 
@@ -28,6 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Affine2D, Bbox
 
 from ablation.analysis.results import Band
+from system.words import shorten, shorten_all
 
 INK, MUTED, GRID_LINE, PAPER = "#1b1f27", "#59616f", "#d9dde4", "#ffffff"
 """Colours on paper of text, secondary text, grid lines and background; the page has CSS variables for them."""
@@ -145,40 +145,6 @@ def style_of(variant: int) -> dict[str, Any]:
 def tag(variant: int) -> str:
     """The `gid` of artists that belong to a variant."""
     return f"{_OF_VARIANT}{variant}"
-
-
-def shorten(name: str, most: int = 0) -> str:
-    """The name as one printable line of at most `most` characters (0 = all); an ellipsis replaces the middle."""
-    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
-    if not most or len(text) <= most:
-        return text
-    head = (most - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
-
-
-def shorten_all(names: Sequence[str], most: int) -> list[str]:
-    """`shorten(name, most)` of each; unequal names have unequal texts.
-
-    Long names that would become equal show the part in which they differ, and a number if that is not enough.
-    """
-    alike: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        alike.setdefault(shorten(name, most), []).append(name)
-    texts: dict[str, str] = {}
-    for text, group in alike.items():
-        # By characters, which is what commonprefix compares.
-        start, end = (len(commonprefix(part)) for part in (group, [name[::-1] for name in group]))  # noqa: RUF071
-        for number, name in enumerate(group):
-            found = text if len(group) == 1 or len(name) <= most else _excerpt(name, start, len(name) - end, most)
-            texts[name] = f"{shorten(name, most - 5)} ({number + 1})" if found in texts.values() else found
-    return [texts[name] for name in names]
-
-
-def _excerpt(name: str, start: int, stop: int, most: int) -> str:
-    """An excerpt of the name around name[start:stop], or the start of that part if it is longer."""
-    room = most - 2
-    first = max(0, min(start - max(0, room - (stop - start)) // 2, len(name) - room))
-    return shorten(f"{'…' if first else ''}{name[first : first + room]}{'…' if first + room < len(name) else ''}")
 
 
 def swatch(variant: int) -> str:

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis import numbers
-from ablation.analysis.results import Analysis, Band, Estimate, Measure, Results
+from ablation.analysis.results import Analysis, Array, Band, Curves, Estimate, Measure, Results
 from ablation.report import panels
-from ablation.report.drawing import MUTED, Hover, Panel, shorten
+from ablation.report.drawing import MUTED, Hover, Panel
+from system.words import shorten
 
 Limits: TypeAlias = tuple[float, float] | None
 """Limits of an axis, or the extreme values of a panel; None: no value, and matplotlib's limits."""
@@ -60,7 +61,6 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
     label = measure.label[:1].upper() + measure.label[1:]
     at = f"{measure.name} {write(analysis.threshold)}"
     fixed, folded = _fixed_limits(measure), len(tasks) >= _FOLDED_FROM
-    curve_limits = _shared_limits(measure, [_column(analysis.curves, task).values() for task in tasks])
     task_limits = _shared_limits(measure, [_column(analysis.tasks, task).values() for task in tasks])
     aggregates = {name: row for name in _AGGREGATES if (row := _column(analysis.aggregates, name))}
     # The optimality gap is a distance and has its own axis.
@@ -73,24 +73,7 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
     probe_limits = _common([_extremes([zero, *row.values()]) for row in probes.values()])
     efficiency = analysis.efficiency
     charts = [
-        Chart(
-            name="learning_curve",
-            title="Learning curve, mean over tasks",
-            caption=f"{label} over the latest training episodes: mean over runs with its 95% interval. "
-            "The dotted line is the threshold of the sample efficiency.",
-            panels=(_curves(results, analysis, "", _WIDE, fixed),),
-            data="learning_curves",
-            legend=True,
-        ),
-        Chart(
-            name="learning_curves_tasks",
-            title="Learning curves by task",
-            caption=_caption("The same for every task.", results, curve_limits),
-            panels=tuple(_curves(results, analysis, task, _SMALL, curve_limits) for task in tasks),
-            data="learning_curves",
-            legend=True,
-            folded=folded,
-        ),
+        *curve_charts(results, analysis.frames, analysis.curves, analysis.threshold),
         Chart(
             name="aggregates",
             title="Aggregates over runs and tasks",
@@ -172,6 +155,35 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
     return {chart.name: chart for chart in charts if chart.panels}
 
 
+def curve_charts(results: Results, frames: Array, curves: Curves, threshold: float = math.nan) -> list[Chart]:
+    """The learning curves at these frames [N]: the mean over tasks, and each task. `threshold` is that of the sample efficiency, if any."""
+    tasks, measure = results.tasks, results.measure
+    label = measure.label[:1].upper() + measure.label[1:]
+    fixed = _fixed_limits(measure)
+    limits = _shared_limits(measure, [_column(curves, task).values() for task in tasks])
+    draw = partial(_curves, results, frames, curves)
+    dotted = " The dotted line is the threshold of the sample efficiency." if math.isfinite(threshold) else ""
+    return [
+        Chart(
+            name="learning_curve",
+            title="Learning curve, mean over tasks",
+            caption=f"{label} over the latest training episodes: mean over runs with its 95% interval.{dotted}",
+            panels=(draw("", _WIDE, fixed, threshold),),
+            data="learning_curves",
+            legend=True,
+        ),
+        Chart(
+            name="learning_curves_tasks",
+            title="Learning curves by task",
+            caption=_caption("The same for every task.", results, limits),
+            panels=tuple(draw(task, _SMALL, limits) for task in tasks),
+            data="learning_curves",
+            legend=True,
+            folded=len(tasks) >= _FOLDED_FROM,
+        ),
+    ]
+
+
 def _column(rows: Mapping[str, Mapping[str, Found]], key: str) -> dict[str, Found]:
     """The entry at `key` of each variant that has one."""
     return {variant: row[key] for variant, row in rows.items() if key in row}
@@ -217,13 +229,21 @@ def _common(found: Sequence[Limits]) -> Limits:
     return low - room, high + room
 
 
-def _curves(results: Results, analysis: Analysis, task: str, size: tuple[float, float], limits: Limits) -> Panel:
-    bands = {number: analysis.curves[variant][task] for number, variant in enumerate(results.variants)}
+def _curves(
+    results: Results,
+    frames: Array,
+    curves: Curves,
+    task: str,
+    size: tuple[float, float],
+    limits: Limits,
+    threshold: float = math.nan,
+) -> Panel:
+    bands = {number: curves[variant][task] for number, variant in enumerate(results.variants)}
 
     def draw(axes: Axes) -> None:
-        if not task and math.isfinite(analysis.threshold):
-            axes.axhline(analysis.threshold, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-        panels.lines(axes, analysis.frames, bands)
+        if math.isfinite(threshold):
+            axes.axhline(threshold, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        panels.lines(axes, frames, bands)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=panels.STEPS))
         axes.set_xlabel("frames")
         axes.set_ylabel(results.measure.name)
@@ -235,7 +255,7 @@ def _curves(results: Results, analysis: Analysis, task: str, size: tuple[float, 
         label=f"Learning curves of {task or 'the mean over tasks'}: {results.measure.name} against frames, for each variant.",
         size=size,
         draw=draw,
-        hover=Hover(analysis.frames, bands, "frames"),
+        hover=Hover(frames, bands, "frames"),
     )
 
 

@@ -16,7 +16,8 @@ from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
 from ablation.analysis import numbers
 from ablation.analysis.numbers import Write
 from ablation.analysis.results import Array, Band, Estimate
-from ablation.report.drawing import GRID_LINE, INK, LIGHT, MUTED, PAPER, Panel, shorten, shorten_all, style_of, tag
+from ablation.report.drawing import GRID_LINE, INK, LIGHT, MUTED, PAPER, Panel, style_of, tag
+from system.words import shorten, shorten_all
 
 LONGEST_NAME = 34
 """Longest name that a panel has room for."""

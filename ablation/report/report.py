@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -26,12 +26,17 @@ from markupsafe import Markup
 
 from ablation.analysis import comparability
 from ablation.analysis.comparability import Configs
+from ablation.analysis.efficiency import common_frames, curves
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
-from ablation.report.drawing import DARK, LIGHT, Hover, shorten
-from ablation.report.tables import make_tables
+from ablation.report.drawing import DARK, LIGHT, Hover
+from ablation.report.tables import curve_data, make_tables
 from system.files import check_links, finite_or_null, write_whole
+from system.words import shorten
+
+Files: TypeAlias = dict[str, str | bytes]
+"""Content by name in the folder of the report."""
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
 FIGURES, DATA = "figures", "data"
@@ -62,10 +67,7 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     found = comparability.configs(results)
     cautions = tuple(comparability.cautions(results, found))
     charts = figures.make_charts(results, analysis)
-    sheets = {
-        name: drawing.draw(chart.panels, name.replace("_", "-"), results.variants if chart.legend else ())
-        for name, chart in charts.items()
-    }
+    sheets = _draw(charts, results)
     tables = make_tables(results, analysis, found)
     content = {
         "results": results,
@@ -78,14 +80,40 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         "paces": describe_paces(results, analysis),
         "title": f"{'Ablation' if len(results.variants) > 1 else results.variants[0]} on {results.suite}",
     }
-    files: dict[str, str | bytes] = {
+    files: Files = {
         HTML: _html(content),
         # Without the gaps of omitted parts.
         MARKDOWN: _GAPS.sub("\n\n", _environment(html=False).get_template("report.md.j2").render(content)),
         JSON: json.dumps(to_json(results, analysis, found, cautions), indent=2, allow_nan=False) + "\n",
-        **{f"{FIGURES}/{name}.png": sheet.png for name, sheet in sheets.items()},
+        **_pictures(sheets),
         **{f"{DATA}/{table.data.name}.csv": table.data.csv for table in tables.values()},
     }
+    return _write(folder, files)
+
+
+def write_curves(results: Results, folder: Path) -> list[Path]:
+    """Writes the learning curves of the runs alone, as figures and CSV. Returns the paths; OSError if a file cannot be written."""
+    check_links(folder, FIGURES, DATA)
+    frames = common_frames(results)
+    found = {variant: curves(results, variant, frames) for variant in results.variants}
+    charts = {chart.name: chart for chart in figures.curve_charts(results, frames, found)}
+    data = curve_data(frames, found)
+    return _write(folder, {**_pictures(_draw(charts, results)), f"{DATA}/{data.name}.csv": data.csv})
+
+
+def _draw(charts: Mapping[str, figures.Chart], results: Results) -> dict[str, drawing.Sheet]:
+    return {
+        name: drawing.draw(chart.panels, name.replace("_", "-"), results.variants if chart.legend else ())
+        for name, chart in charts.items()
+    }
+
+
+def _pictures(sheets: Mapping[str, drawing.Sheet]) -> Files:
+    return {f"{FIGURES}/{name}.png": sheet.png for name, sheet in sheets.items()}
+
+
+def _write(folder: Path, files: Files) -> list[Path]:
+    """Writes files by name, the last one first, and returns their paths."""
     for part in (FIGURES, DATA):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for name, text in reversed(files.items()):

@@ -17,8 +17,9 @@ import numpy as np
 from ablation.analysis import numbers
 from ablation.analysis.comparability import Configs, format_value
 from ablation.analysis.numbers import Write
-from ablation.analysis.results import Analysis, Comparison, Estimate, Results
+from ablation.analysis.results import Analysis, Array, Comparison, Curves, Estimate, Results
 from agents.cli.terminal import printable
+from system.words import count
 
 Row: TypeAlias = Sequence[Any]
 
@@ -94,14 +95,8 @@ def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[
     variants, write = results.variants, numbers.of_measure(results.measure)
     aggregates = [key for key in _AGGREGATES if key in analysis.aggregates[variants[0]]]
     probes = dict.fromkeys(probe for row in analysis.probes.values() for probe in row)
-    shared = f"Configuration: the {len(configs.shared)} keys that all runs share"
+    shared = f"Configuration: the {count(len(configs.shared), 'key')} that all runs share"
     beats = "Probability that the row beats the column"
-    curves = [
-        (variant, task or MEAN_OVER_TASKS, float(frames), *point)
-        for variant, tasks in analysis.curves.items()
-        for task, band in tasks.items()
-        for frames, *point in zip(analysis.frames, *map(np.ndarray.tolist, band), strict=True)
-    ]
     profiles = [
         (variant, *point)
         for variant, band in analysis.profiles.items()
@@ -117,7 +112,7 @@ def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[
         _texts("problems", "Problems", ("run", "reason"), results.problems),
         _differences(variants, configs),
         _texts("config_shared", shared, ("key", "value"), configs.shared.items()),
-        Table(Data("learning_curves", ("variant", "task", "frames", "value", *_INTERVAL), curves)),
+        Table(curve_data(analysis.frames, analysis.curves)),
         _estimates(
             "aggregates",
             "Aggregates over runs and tasks",
@@ -147,6 +142,17 @@ def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[
         if configs.within:
             tables.append(_varying(results, configs))
     return {table.data.name: table for table in tables} | {"where": _where(results)}
+
+
+def curve_data(frames: Array, curves: Curves) -> Data:
+    """The learning curves, one row for each variant, task and number of frames."""
+    rows = [
+        (variant, task or MEAN_OVER_TASKS, float(at), *point)
+        for variant, tasks in curves.items()
+        for task, band in tasks.items()
+        for at, *point in zip(frames, *map(np.ndarray.tolist, band), strict=True)
+    ]
+    return Data("learning_curves", ("variant", "task", "frames", "value", *_INTERVAL), rows)
 
 
 def _texts(name: str, title: str, header: Row, rows: Iterable[Row]) -> Table:
@@ -240,7 +246,7 @@ def _where(results: Results) -> Table:
     rows = tuple(
         (
             key,
-            ", ".join(f"{value} ({count} of {counts.total()} runs)" for value, count in counts.items())
+            ", ".join(f"{value} ({number} of {counts.total()} runs)" for value, number in counts.items())
             if len(counts) > 1
             else next(iter(counts)),
         )

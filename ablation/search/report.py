@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from ablation.analysis.numbers import three_digits, write_distinct
 from ablation.search.search import Search
+from agents.cli.tables import FittedTable, Row
 from system.files import write_json
 
 RESULT = "result.json"
@@ -40,18 +39,16 @@ def write_summary(folder: Path, content: dict[str, Any]) -> Path:
     return folder / RESULT
 
 
-def table(content: dict[str, Any]) -> Table:
+def table(content: dict[str, Any]) -> FittedTable:
     """The trials in the order of their names, not ranked."""
     trials: dict[str, Any] = content["trials"]
     keys = list(dict.fromkeys(key for trial in trials.values() for key in trial["parameters"]))
-    drawn = Table(box=None, padding=(0, 2, 0, 0))
-    drawn.add_column("trial")
-    for heading in (content["measure"] or "value", "frames", *keys):
-        drawn.add_column(heading.removeprefix("learner."), justify="right")
-    drawn.add_column("")
     values = write_distinct([trial["value"] for trial in trials.values()], three_digits)
+    rows = []
     for (name, trial), value in zip(trials.items(), values, strict=True):
         parameters = (trial["parameters"].get(key, "") for key in keys)
         shown = [f"{number:.4g}" if isinstance(number, float) else str(number) for number in parameters]
-        drawn.add_row(name, value, f"{trial['frames']:,}", *shown, "pruned" if trial["state"] == "pruned" else "")
-    return drawn
+        pruned = "pruned" if trial["state"] == "pruned" else ""
+        rows.append(Row(name, [value, pruned, f"{trial['frames']:,}", *shown]))
+    headings = [content["measure"] or "value", "", "frames", *(key.removeprefix("learner.") for key in keys)]
+    return FittedTable(["trial", *headings], rows)

@@ -31,6 +31,7 @@ from conf.search_schema import Domain, SearchConfig
 from envs.suites import make_spec, settle
 from system.errors import InputError
 from system.files import read_json, write_json
+from system.words import count
 
 SEARCH, JOURNAL = "search.json", "optuna.log"
 
@@ -175,7 +176,7 @@ class Search:
         elif self._config.prune and fitness.points is not None and trial.should_prune():
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             shown, last = f"{shown}, below the median: pruned", True
-        say(f"{cell.name}: {frames:,} frames, {shown}")
+        say(f"{cell.name}: {count(frames, 'frame')}, {shown}")
         return not last
 
     def _fitness(self, folder: Path) -> Fitness:

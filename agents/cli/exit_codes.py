@@ -40,5 +40,5 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
 
 def print_text(text: str) -> int:
     """Prints what the command line asks for, such as its help. Returns DONE."""
-    TextConsole().say(text)
+    TextConsole().verbatim(text)
     return DONE

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import sys
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -46,11 +48,25 @@ class TextConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich's, with `printable` text; rich's own control codes stay."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+            yield segment if segment.control else Segment(self._encodable(printable(segment.text)), segment.style)
 
     def say(self, text: str) -> None:
-        """Prints lines without wrapping or markup, so that a path in them can be copied."""
+        """Prints lines of prose without markup. A terminal breaks them between words only, so that a path in them can be copied."""
+        if self.is_terminal:
+            lines = (
+                textwrap.wrap(line, self.width, break_long_words=False, break_on_hyphens=False) or [""]
+                for line in text.split("\n")
+            )
+            text = "\n".join(itertools.chain.from_iterable(lines))
+        self.verbatim(text)
+
+    def verbatim(self, text: str) -> None:
+        """Prints lines as they are, such as a command to copy."""
         self.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def _encodable(self, text: str) -> str:
+        """The text with an ellipsis as wide as rich's where the stream has no such character."""
+        return text.replace("…", "~") if self.options.ascii_only else text
 
     def on_broken_pipe(self) -> None:
         """Keeps rich from ending the program."""
@@ -67,13 +83,15 @@ class Terminal:
     """Standard output with a live part while the context manager is entered, if `live` and standard output is a terminal.
 
     Attributes:
-        console: For output that is neither a line nor live.
+        console: For output that is neither an event nor live, such as results.
     """
 
     def __init__(self, *, live: bool, refresh_per_second: float = 2) -> None:
         self.console = TextConsole()
         shown = live and self.console.is_terminal
-        self._live = Live(console=self.console, refresh_per_second=refresh_per_second) if shown else None
+        self._live = (
+            Live(console=self.console, refresh_per_second=refresh_per_second, transient=True) if shown else None
+        )
 
     @property
     def is_live(self) -> bool:
@@ -86,40 +104,20 @@ class Terminal:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Removes the live part for good. Results and the next command follow it."""
         if self._live:
+            # A part that is higher than the terminal would leave lines behind.
+            self._live.update(Text(""))
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Prints a line above the live part."""
-        self.console.say(text)
+        """Prints an event: a line above the live part, or without a terminal a line that begins with the time."""
+        self.console.say(text if self.console.is_terminal else f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}")
 
     def show(self, live: RenderableType) -> None:
         """Replaces the live part."""
         if self._live:
             self._live.update(live)
-
-
-Columns = tuple[tuple[str, str, str], ...]
-"""Heading, key of a row, and format of its number or of both ends of its interval."""
-
-
-def task_table(
-    columns: Columns, rows: Mapping[str, Mapping[str, Any]], totals: Mapping[str, Mapping[str, Any]], title: str = ""
-) -> Table:
-    """One row per task, then `totals` in bold. A key that a row lacks leaves its cell empty; None is shown as `-`."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title=f"\n{title}" if title else None, title_justify="left")
-    table.add_column("task", overflow="fold")
-    for heading, _, _ in columns:
-        table.add_column(heading, justify="right")
-    for style, named_rows in (("", rows), ("bold", totals)):
-        for name, row in named_rows.items():
-            cells = [_cell(row[key], form) if key in row else "" for _, key, form in columns]
-            # Text, because a task's name may look like markup.
-            table.add_row(Text(name), *cells, style=style)
-    return table
-
-
-def _cell(value: Any, form: str) -> str:
-    if value is None:
-        return "-"
-    return " to ".join(format(number, form) for number in (value if isinstance(value, list | tuple) else (value,)))

@@ -25,6 +25,7 @@ from system.descendants import end_orphans
 from system.errors import ErrorReport, InputError
 from system.files import AppendedFile, finite_or_null, parse_json, read_lines, write_whole
 from system.plain_data import COUNT, FINITE, PlainDataError, check_form
+from system.words import count
 
 FILE = "evaluations.jsonl"
 """File in the run folder: one JSON object per evaluation, and per evaluation that failed."""
@@ -109,7 +110,7 @@ class Evaluations:
     def _wait(self) -> None:
         """Waits for the evaluation that plays. Raises InterruptedWait if a signal comes."""
         if self._running:
-            self._session.say(f"evaluating the weights at {self._running.frames:,} frames")
+            self._session.say(f"evaluating the weights at {count(self._running.frames, 'frame')}")
         while self._running:
             self._session.interruption.check()
             self._receive(_WAIT_SECONDS)
@@ -146,13 +147,13 @@ class Evaluations:
         shown = f"{value:.1%}" if measure == "success" else f"{value:.3f}"
         best = ", the best so far" if is_best else ""
         session.say(
-            f"evaluation at {running.frames:,} frames: mean {measure} {shown} of {episodes} episodes per task{best}"
+            f"evaluation at {count(running.frames, 'frame')}: mean {measure} {shown} of {count(episodes, 'episode')} per task{best}"
         )
 
     def _report_failure(self, updates: int, frames: int, text: str) -> None:
         self._record({"updates": updates, "frames": frames, "error": text})
         reason = text.strip().splitlines()[-1].rstrip(".")
-        self._session.say(f"the evaluation at {frames:,} frames failed ({reason}): training continues.")
+        self._session.say(f"the evaluation at {count(frames, 'frame')} failed ({reason}): training continues.")
 
     def _record(self, row: Mapping[str, Any]) -> None:
         with self._session.tolerate_failure(FILE):

@@ -350,7 +350,7 @@ class _Tally:
 
     def _endless(self) -> InputError:
         return InputError(
-            f"tasks={self._task} has an episode that has not ended after max_steps={self._limit} steps: give a larger max_steps=, or leave "
+            f"tasks={self._task} has an episode that has not ended after max_steps={self._limit}: give a larger max_steps=, or leave "
             "the task out of tasks=."
         )
 

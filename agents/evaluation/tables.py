@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
-from agents.cli.terminal import Columns, task_table
+from agents.cli.tables import Columns, FittedTable, task_table
+from system.words import count
 
 _RESULTS: Columns = (
     ("episodes", "episodes", ",d"),
@@ -29,7 +28,7 @@ _PROBE: Columns = (
 _AGGREGATES = {"mean": "mean", "median": "median", "mean_capped": "mean, every task capped at 100 before"}
 
 
-def result_tables(content: Mapping[str, Any]) -> list[Table | str]:
+def result_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
     """Everything that evaluate.py prints about its result, in order."""
     return [
         task_table(_RESULTS, content["tasks"], _mean_row(content["aggregate"])),
@@ -46,7 +45,7 @@ def unknown_intervals(content: Mapping[str, Any]) -> list[str]:
     return [f"{reason}: the mean has no interval."] if alike else []
 
 
-def score_tables(content: Mapping[str, Any]) -> list[Table]:
+def score_tables(content: Mapping[str, Any]) -> list[FittedTable]:
     """The human-normalised scores; empty if the suite has no reference scores."""
     section = content["scores"]
     if not section:
@@ -55,7 +54,7 @@ def score_tables(content: Mapping[str, Any]) -> list[Table]:
     return [task_table(_SCORES, section["tasks"], totals, title="human-normalised scores")]
 
 
-def _probe_tables(content: Mapping[str, Any]) -> list[Table | str]:
+def _probe_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
     sections = content.get("probes", {})
     notes = dict.fromkeys(section["note"] for section in sections.values() if section["note"])
     tables = [
@@ -66,4 +65,4 @@ def _probe_tables(content: Mapping[str, Any]) -> list[Table | str]:
 
 
 def _mean_row(aggregate: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {f"mean of {aggregate['tasks']} tasks": aggregate}
+    return {f"mean of {count(aggregate['tasks'], 'task')}": aggregate}

@@ -16,6 +16,7 @@ from agents.learning.optimizers import build_optimizer, rate_share, total_norm
 from agents.learning.popart import sigma
 from agents.learning.prefetch import Prefetcher, Staged
 from agents.trajectory import Trajectory
+from system.words import count
 
 
 class Counters(NamedTuple):
@@ -213,7 +214,7 @@ class Learner:
         if len(self._refused_in_a_row) == self.max_refused:
             last = self._refused_in_a_row[-1]
             raise NonFiniteError(
-                f"{self.max_refused} updates in a row were not finite (last: loss {last['loss/total']}, gradient norm "
+                f"{count(self.max_refused, 'update')} in a row without finite numbers (last: loss {last['loss/total']}, gradient norm "
                 f"{last['loss/gradient_norm']}): "
                 f"lower learner.learning_rate={self.learning_rate} or learner.max_gradient_norm={self.max_gradient_norm}.",
                 {
@@ -241,7 +242,7 @@ class Learner:
             named |= {f"optimizer.{key} of {name}": value for key, value in state.items() if torch.is_tensor(value)}
         if broken := nonfinite.not_finite(named):
             raise NonFiniteError(
-                f"{len(broken)} tensors of the learner are not finite, among them {broken[0]}: lower "
+                f"numbers that are not finite in {count(len(broken), 'tensor')} of the learner, the first one {broken[0]}: lower "
                 f"learner.learning_rate={self.learning_rate} or learner.max_gradient_norm={self.max_gradient_norm}.",
                 {"counters": self.counters._asdict(), "not_finite": broken},
             )

@@ -30,6 +30,7 @@ from agents.learning.vtrace import vtrace
 from agents.network.agent import AgentNetwork
 from agents.network.heads import HistogramHead
 from agents.network.normalizer import Moments
+from system.words import count
 
 
 class BatchStatistics(NamedTuple):
@@ -333,7 +334,7 @@ class Objective:
         updates = saved.get("updates", torch.full_like(saved["mu"], MOST_COUNTED))
         popart = PopArt(saved["mu"], saved["nu"], since_surge, updates)
         if any(moment.shape != own.shape for moment, own in zip(popart, self.popart, strict=True)):
-            raise ValueError(f"PopArt has moments of {len(popart.mu)} tasks, not {len(self.popart.mu)}")
+            raise ValueError(f"PopArt has moments of {count(len(popart.mu), 'task')}, not {len(self.popart.mu)}")
         self.popart = PopArt(*(moment.to(self.device, torch.float32) for moment in popart))
 
 

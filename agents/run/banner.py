@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from agents.fusion import FREE_DIMENSIONS
@@ -16,6 +18,10 @@ from agents.setup.plan import Plan
 from agents.setup.preflight import shared_memory
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
+from system.words import count
+
+_MOST_TASKS = 8
+"""Tasks that the banner names. The table below it has all."""
 
 
 def describe(
@@ -26,16 +32,18 @@ def describe(
     engine = f" on {env.engine}" if env.engine else ""
     precision = "bf16 (weights, losses and optimiser fp32)" if learner.objective.autocast else "fp32"
     runtime, num_learners = config.runtime, config.learner.num_processes
+    threads = f"{count(runtime.actor_threads, 'thread')} each"
     rows = {
-        "suite": f"{env.suite}{engine}, {len(env.tasks)} tasks: {', '.join(env.tasks)}",
+        "suite": f"{env.suite}{engine}, {count(len(env.tasks), 'task')}: {_listed(env.tasks)}",
         "agent": f"fusion {config.fusion.name} at {', '.join(config.fusion.sites) or 'no site'}, context {config.context.name}, "
         f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}",
-        "size": f"{network.num_parameters:,} parameters{_matched(config)}; multiply-adds: {multiply_adds.apply:,} per step, "
+        "size": f"{count(network.num_parameters, 'parameter')}{_matched(config)}; multiply-adds: {multiply_adds.apply:,} per step, "
         f"{multiply_adds.condition:,} per context",
-        "runtime": f"{_describe_runtime(config)}: {run.num_actors} actors x {runtime.slots_per_actor} slots, "
-        f"{runtime.actor_threads} thread each, {_describe_inference(config, plan, network)}; "
-        f"learner {plan.learner_threads} threads, {precision}",
-        "batch": f"{config.learner.unroll_length} steps x {run.columns} columns, {config.learner.passes} passes",
+        "runtime": f"{_describe_runtime(config)}: {count(run.num_actors, 'actor')} x {count(runtime.slots_per_actor, 'slot')}, "
+        f"{threads}{_describe_inference(config, plan, network)}",
+        "learner": f"{count(plan.learner_threads, 'thread')}, {precision}",
+        "batch": f"{count(config.learner.unroll_length, 'step')} x {count(run.columns, 'column')}, "
+        f"{count(config.learner.passes, 'pass', 'passes')}",
         "memory": f"{num_learners * shared_memory(config, env, network, plan) / 2**20:,.0f} MiB of trajectories and weights",
         "frames": f"{config.total_frames:,}, seed {config.seed}",
     }
@@ -44,15 +52,17 @@ def describe(
     if run.num_replayed:
         size = replay_bytes(columns_spec(config, env, network, run.replay_size)) / 2**20
         rows["replay"] = (
-            f"{run.num_replayed} of the {run.columns} columns, from the last {run.replay_size:,}; {size:,.0f} MiB"
+            f"{run.num_replayed} of the {count(run.columns, 'column')}, from the last {run.replay_size:,}; {size:,.0f} MiB"
         )
     if num_learners > 1:
         rows["learners"] = (
-            f"{num_learners}, with {shard.columns} of the columns and {shard.num_actors} of the actors each"
+            f"{num_learners}, each with {count(shard.columns, 'column')} and {count(shard.num_actors, 'actor')}"
         )
     counters = learner.counters
     if counters.updates:
-        rows["resumes"] = f"at {counters.updates:,} updates, {counters.steps * env.action_repeat:,} frames"
+        rows["resumes"] = (
+            f"at {count(counters.updates, 'update')}, {count(counters.steps * env.action_repeat, 'frame')}"
+        )
     elif config.resume:
         rows["resumes"] = "nothing: the folder holds no checkpoint yet, so this is a new run"
     return rows
@@ -83,10 +93,15 @@ def _describe_device(plan: Plan, learner: Learner) -> str:
 def _describe_inference(config: TrainConfig, plan: Plan, network: AgentNetwork) -> str:
     runtime = config.runtime
     if runtime.name == "serial":
-        return "the learner's network acts"
+        return ""
     if plan.choose_inference(runtime, network.num_parameters) == "actor":
-        return "each acts by itself (inference=actor)"
-    return f"one server with {runtime.actor_threads} thread acts for all (inference=server)"
+        return ", inference=actor"
+    return f", inference=server with {count(runtime.actor_threads, 'thread')}"
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    """The names of the tasks; of many the first ones and the last one."""
+    return ", ".join(tasks if len(tasks) <= _MOST_TASKS else [*tasks[: _MOST_TASKS - 2], "...", tasks[-1]])
 
 
 def collect_facts(config: TrainConfig, env: EnvSpec, plan: Plan, learner: Learner) -> Facts:

@@ -24,6 +24,7 @@ from system.errors import InputError
 from system.files import read_json, write_json
 from system.nested import leaf_at
 from system.plain_yaml import read_yaml
+from system.words import count
 
 _THRESHOLDS = "stop_at."
 
@@ -101,7 +102,7 @@ def is_finished(config: TrainConfig) -> bool:
         return False
     if config.total_frames < frames and config.total_frames != load_train(folder / CONFIG).total_frames:
         raise InputError(
-            f"total_frames={config.total_frames} is less than the {frames} frames that run={folder} has played: give more."
+            f"total_frames={config.total_frames} is less than the {count(frames, 'frame')} that run={folder} has played: give more."
         )
     written = read_json(folder / RESULT) or {}
     if not written.get("finished") or written.get("updates") != updates:

@@ -16,6 +16,7 @@ from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.spec_changes import interface_changes, listed, other_versions, task_changes
 from system.errors import InputError
+from system.words import count
 
 
 def checkpoint_content(
@@ -89,7 +90,7 @@ def restore(
             positions.unrolls[int(actor)] = int(content["positions"]["unrolls"][actor])
             positions.episodes[int(actor)] = [int(episode) for episode in episodes]
             if len(episodes) != config.runtime.slots_per_actor:
-                raise ValueError(f"actor {actor} had {len(episodes)} slots")
+                raise ValueError(f"actor {actor} had {count(len(episodes), 'slot')}")
         positions.steps.update(statistics.steps())
         torch.set_rng_state(content["rng"])
         runtime = content.get("runtime")

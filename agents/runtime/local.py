@@ -28,6 +28,7 @@ from envs.faults import ASKED_FOR, Fault
 from system.descendants import end_orphans
 from system.errors import ErrorReport
 from system.memory import resident_memory
+from system.words import count
 
 _JOIN_SECONDS = 5.0
 """Time for actors and server to end before they are killed."""
@@ -216,11 +217,11 @@ class LocalRuntime:
         hung = [actor for actor in self._actors if actor.hangs(hang_seconds, was_away=was_away)]
         # All actors at once: then the server that they wait for hangs.
         if hung and self._server and len(hung) == len(self._actors):
-            self._restart_server(f"no actor has got an answer for {hang_seconds:g} seconds (runtime.hang_seconds)")
+            self._restart_server(f"no actor has got an answer for {hang_seconds:g} s (runtime.hang_seconds)")
             return
         for actor in hung:
             check()
-            detail = f"no step for {hang_seconds:g} seconds (runtime.hang_seconds){actor.stack()}"
+            detail = f"no step for {hang_seconds:g} s (runtime.hang_seconds){actor.stack()}"
             self._restart_one(actor, "hung", detail)
         if memory_limit and now - self._memory_read_at > _MEMORY_SECONDS:
             self._memory_read_at = now
@@ -231,7 +232,7 @@ class LocalRuntime:
                     actor.retire("memory", f"{size:,.0f} MiB are more than runtime.memory_limit={memory_limit}")
         for actor in self._actors:
             if recycle_episodes and actor.episodes_played() >= recycle_episodes and not actor.retiring:
-                actor.retire("recycled", f"{actor.episodes_played()} episodes (runtime.recycle_episodes)")
+                actor.retire("recycled", f"{count(actor.episodes_played(), 'episode')} (runtime.recycle_episodes)")
 
     def _restart_one(self, actor: ActorProcess, cause: str, detail: str) -> None:
         self._restart(f"actor {actor.index}", Fault(actor.task(), cause, detail), [actor])

@@ -14,6 +14,7 @@ from agents.runtime.base import ActorError
 from envs.faults import ASKED_FOR, NONFINITE, Fault
 from system.errors import InputError
 from system.files import AppendedFile
+from system.words import count
 
 _MOST_WRITTEN = 1000
 """Records of numbers that are not finite, per task: an environment may return one in every episode."""
@@ -130,8 +131,8 @@ class Faults:
         if not self._max:
             return f"{self._recent[-1][1]}{detail}"
         counts = Counter(text for _, text in self._recent)
-        listed = "".join(f"\n  {count} x {text}" for text, count in counts.most_common(10))
-        many = f"{len(self._recent)} restarts within {self._window:g} seconds are more than"
+        listed = "".join(f"\n  {number} x {text}" for text, number in counts.most_common(10))
+        many = f"{count(len(self._recent), 'restart')} within {self._window:g} s exceed"
         return f"{many} runtime.max_restarts={self._max}:{listed}{detail}"
 
 
@@ -143,12 +144,12 @@ def record_faults(folder: Path, say: Callable[[str], None]) -> Callable[[dict[st
     """
 
     def write(record: dict[str, Any]) -> None:
-        fault, count = _fault_of(record), record["count"]
+        fault, number = _fault_of(record), record["count"]
         if fault.cause == NONFINITE:
-            if str(count).strip("0") == "1":
-                so_far = f" ({count:,} such episodes of this task so far)" if count > 1 else ""
+            if str(number).strip("0") == "1":
+                so_far = f" ({number:,} such episodes of this task so far)" if number > 1 else ""
                 say(f"{describe(record['where'], fault)}; the episode is broken off{so_far}")
-            elif count > _MOST_WRITTEN:
+            elif number > _MOST_WRITTEN:
                 return
         else:
             say(f"{describe(record['where'], fault)}; started again")

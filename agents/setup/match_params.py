@@ -13,6 +13,7 @@ from conf.checks import check_fusion
 from conf.schema import FusionConfig, TrainConfig
 from envs.spec import EnvSpec
 from system.errors import InputError
+from system.words import count
 
 TOLERANCE = 0.01
 """Share of the reference's parameters by which the agent may differ."""
@@ -40,8 +41,8 @@ def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | No
             return config
     free = f"fusion.{dimensions[0]} gives {nearest:,} at the nearest" if dimensions else "it has no free size here"
     raise InputError(
-        f"match_params={config.match_params} cannot be met: that is {wanted:,} parameters, and with fusion={config.fusion.name} {free}. "
-        "Give another fusion.size, or another reference."
+        f"match_params={config.match_params} cannot be met: that is {count(wanted, 'parameter')}, and "
+        f"with fusion={config.fusion.name} {free}. Give another fusion.size, or another reference."
     )
 
 

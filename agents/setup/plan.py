@@ -15,6 +15,7 @@ from conf.schema import RuntimeConfig, TrainConfig
 from envs.schedule import deal
 from envs.spec import EnvSpec
 from system.errors import InputError
+from system.words import count
 
 _CPU = torch.device("cpu")
 
@@ -152,13 +153,13 @@ def check_schedule(config: TrainConfig, env: EnvSpec, num_actors: int) -> None:
     weights = runtime.task_weights
     if weights and len(weights) != len(env.tasks):
         raise InputError(
-            f"runtime.task_weights={weights} has {len(weights)} numbers for {len(env.tasks)} tasks: give one for each of "
+            f"runtime.task_weights={weights} has {count(len(weights), 'number')} for {count(len(env.tasks), 'task')}: give one for each of "
             f"{', '.join(env.tasks)}."
         )
     if len({task for task, _ in deal_slots(config, env, num_actors * runtime.slots_per_actor)}) < len(env.tasks):
         raise InputError(
-            f"runtime.slots_per_actor={runtime.slots_per_actor} times {num_actors} actors leaves some of the "
-            f"{len(env.tasks)} tasks without a slot: raise runtime.slots_per_actor or runtime.num_actors"
+            f"runtime.slots_per_actor={runtime.slots_per_actor} times {count(num_actors, 'actor')} leaves some of the "
+            f"{count(len(env.tasks), 'task')} without a slot: raise runtime.slots_per_actor or runtime.num_actors"
             f"{', or the smallest of runtime.task_weights' if weights else ''}."
         )
 

@@ -28,6 +28,7 @@ from envs.spec import EnvSpec
 from envs.suite import EnvConfig
 from envs.suites import get_suite
 from system.errors import InputError
+from system.words import count
 
 _BYTES_PER_PARAMETER = 16
 """The parameter, its gradient, and two averages of the optimiser, 4 bytes each."""
@@ -69,7 +70,7 @@ def check_network(config: TrainConfig, env: EnvSpec) -> None:
     needed = _BYTES_PER_PARAMETER * parameters
     if needed > free:
         raise InputError(
-            f"The agent has {parameters:,} parameters, whose training needs {needed / 2**20:,.0f} MiB of memory, and "
+            f"The agent has {count(parameters, 'parameter')}, whose training needs {needed / 2**20:,.0f} MiB of memory, and "
             f"{free / 2**20:,.0f} MiB are free: lower core.size={config.core.size}, fusion.size={config.fusion.size} or "
             f"torso.size={config.torso.size}."
         )
@@ -149,8 +150,8 @@ def check_resources(needs: Needs, suggest: Callable[[str], str]) -> None:
     allowed = machine.allow_open_files(needs.open_files)
     if needs.open_files > allowed:
         raise InputError(
-            f"this run needs {needs.open_files:,} open files in one process and {allowed:,} are allowed: lower {suggest('open_files')}, "
-            "or raise the limit (ulimit -n)."
+            f"this run needs {count(needs.open_files, 'open file')} in one process and {allowed:,} are allowed: "
+            f"lower {suggest('open_files')}, or raise the limit (ulimit -n)."
         )
 
 
@@ -168,7 +169,7 @@ def check_evaluation(config: EnvConfig, slots: int, *, key: str = "slots") -> No
     if slots * each > free:
         fix = f"give {key}={free // each}" if free >= each else "make room, for one does not fit"
         raise InputError(
-            f"{key}={slots} environments of env={config.name} at a time need {slots * each / 2**20:,.0f} MiB of memory "
+            f"{key}={count(slots, 'environment')} of env={config.name} at a time: that takes {slots * each / 2**20:,.0f} MiB of memory "
             f"({each / 2**20:,.0f} each) and {free / 2**20:,.0f} MiB are free: {fix}."
         )
 

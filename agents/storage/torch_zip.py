@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from system.errors import InputError
+from system.words import count
 
 _KINDS_BY_BYTES = {8: "Double Long", 4: "Float Int", 2: "Half BFloat16 Short", 1: "Byte Char Bool"}
 _STORAGES = {f"torch {kind}Storage": size for size, kinds in _KINDS_BY_BYTES.items() for kind in kinds.split()}
@@ -169,4 +170,4 @@ def _check_storage(latest: list[_Pushed], sizes: dict[str, int]) -> None:
     if not is_described or type(device) is not str or type(elements) is not int:
         raise _CraftedError("a tensor whose memory is not described as torch does")
     if elements * _STORAGES[kind] != sizes[key]:
-        raise _CraftedError(f"a tensor whose memory is not as long as its {sizes[key]:,} bytes")
+        raise _CraftedError(f"a tensor whose memory is not as long as its {count(sizes[key], 'byte')}")

@@ -18,6 +18,7 @@ from envs.instructions import Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from system.errors import InputError
+from system.words import count
 
 MakeEnv: TypeAlias = Callable[[str], "gymnasium.Env[Any, Any]"]
 """Task name -> environment. ProcessEngine pickles it."""
@@ -162,8 +163,10 @@ class GymnasiumEngine:
         reasons = [] if np.isfinite(self._reward[row]) else [f"the reward is {self._reward[row]}"]
         for key in self._float_keys:
             shown = self.observation[key][row]
-            if count := int((~np.isfinite(shown)).sum()):
-                reasons.append(f"{count} of the {shown.size} numbers of the observation's {key} are not finite")
+            if broken := int((~np.isfinite(shown)).sum()):
+                reasons.append(
+                    f"{broken} of the {count(shown.size, 'number')} of the observation's {key} are not finite"
+                )
         if row in self._errors:
             reasons = [self._errors.pop(row)]
         place = f"in episode {self.episode[row]} of slot {self._slots[row].index}"
@@ -172,8 +175,8 @@ class GymnasiumEngine:
     def _give_up(self, episodes: int) -> NoReturn:
         fault = self._faults[-1]
         raise InputError(
-            f"env.tasks={fault.task} gives numbers that are not finite: {fault.detail}, and in all of its {episodes} last episodes: "
-            "correct the environment, or leave the task out."
+            f"env.tasks={fault.task} gives numbers that are not finite: {fault.detail}, and in all of its "
+            f"{count(episodes, 'last episode')}: correct the environment, or leave the task out."
         )
 
     def _begin_first_episode(self, row: int) -> None:

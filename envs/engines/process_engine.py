@@ -26,6 +26,7 @@ from envs.shared_arrays import layout_size
 from envs.spec import EnvSpec, Slot, Split
 from system.descendants import end_orphans
 from system.errors import InputError
+from system.words import count
 
 
 def choose_engine(make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split, *, processes: bool) -> Engine:
@@ -255,7 +256,7 @@ class ProcessEngine:
         if self._memory_limit and (size := process.memory()) > self._memory_limit:
             cause, detail = "memory", f"held {size:,.0f} MiB of memory, more than {self._memory_limit:,}."
         elif self._recycle_episodes and process.episodes >= self._recycle_episodes:
-            cause, detail = "recycled", f"played {process.episodes:,} episodes."
+            cause, detail = "recycled", f"played {count(process.episodes, 'episode')}."
         else:
             return
         task = self._task(row)

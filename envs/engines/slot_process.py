@@ -104,7 +104,7 @@ class SlotProcess:
         lost = ""
         if not self.has_answered(self.asked + hang_seconds):
             self._stop()
-            cause, lost = "hung", f"gave no answer for {hang_seconds:g} seconds."
+            cause, lost = "hung", f"gave no answer for {hang_seconds:g} s."
         else:
             try:
                 answer = self.connection.recv()

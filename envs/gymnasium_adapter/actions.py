@@ -14,6 +14,7 @@ from envs.gymnasium_adapter.pictures import UnsupportedSpaceError
 from envs.spec import ActionKind
 from system.errors import InputError
 from system.nested import Keys, leaves, rebuild
+from system.words import count
 
 Space: TypeAlias = "gymnasium.Space[Any]"
 
@@ -191,8 +192,9 @@ class MaskReader:
             flat = np.zeros(0, np.bool_)
         if flat.size != self._own:
             raise InputError(
-                f"env.tasks={self._task} shows an action_mask of {flat.size} numbers and takes {self._own} actions, or choices of all its "
-                "components together: give one number for each, or set env.action_mask=false."
+                f"env.tasks={self._task} shows an action_mask of {count(flat.size, 'number')} and takes "
+                f"{count(self._own, 'action')}, or choices of all its components together: "
+                "give one number for each, or set env.action_mask=false."
             )
         if np.add.reduceat(flat, self._firsts, dtype=np.int64).all():
             legal[: self._own] = flat

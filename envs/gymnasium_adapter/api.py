@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from system.errors import InputError
+from system.words import count
 
 API = "reset(seed=, options=) -> (observation, info) and step(action) -> (observation, reward, terminated, truncated, info)"
 
@@ -25,7 +26,7 @@ def check_reset(task: str, returned: Any) -> tuple[Any, dict[str, Any]]:
 def check_step(task: str, returned: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
     """The five results of `step`, the reward as float and the ends as bool, or InputError. Arrays of one element are accepted."""
     if not isinstance(returned, tuple | list) or len(returned) != 5:
-        many = f"{len(returned)} values" if isinstance(returned, tuple | list) else type(returned).__name__
+        many = f"{count(len(returned), 'value')}" if isinstance(returned, tuple | list) else type(returned).__name__
         _refuse(task, f"returns from step {many} instead of 5")
     seen, reward, terminated, truncated, info = returned
     reward = _single(task, "reward", reward, float)

@@ -15,6 +15,7 @@ from envs.gymnasium_adapter.api import as_array
 from envs.gymnasium_adapter.pictures import Picture, UnsupportedSpaceError, find_picture, join_shapes
 from system.errors import InputError
 from system.nested import Keys, leaf_at, leaves
+from system.words import count
 
 Observation: TypeAlias = dict[str, Any]
 
@@ -116,7 +117,7 @@ class Observer:
             self._check(declared.out_of_range(array), path, call)
         if not declared.integer and not np.isfinite(array).all():
             raise NotFiniteError(
-                f"{(~np.isfinite(array)).sum()} of the {array.size} numbers of a picture are not finite"
+                f"{(~np.isfinite(array)).sum()} of the {count(array.size, 'number')} of a picture are not finite"
             )
         return declared.show(array)
 

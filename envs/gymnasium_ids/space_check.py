@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.gymnasium_adapter.api import as_array
+from system.words import count
 
 
 class SpaceChecker(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -46,8 +47,8 @@ def describe_misfit(space: gymnasium.Space[Any], value: Any, path: str = "") -> 
         return next(filter(None, parts), "")
     if isinstance(space, spaces.Tuple):
         if not isinstance(value, tuple | list) or len(value) != len(space):
-            count = f"{len(value)} parts" if isinstance(value, tuple | list) else type(value).__name__
-            return f"{count}{where} where the space has {len(space)} parts"
+            found = count(len(value), "part") if isinstance(value, tuple | list) else type(value).__name__
+            return f"{found}{where} where the space has {count(len(space), 'part')}"
         parts = [describe_misfit(part, value[n], f"{path}.{n}".lstrip(".")) for n, part in enumerate(space)]
         return next(filter(None, parts), "")
     if isinstance(space, spaces.Box):
@@ -63,7 +64,9 @@ def describe_misfit(space: gymnasium.Space[Any], value: Any, path: str = "") -> 
         # The charset is not checked: by default it lacks the blank, and nothing depends on it.
         if isinstance(value, str):
             longer = len(value) > space.max_length
-            return f"{len(value)} letters{where} where the space has {space.max_length} at most" if longer else ""
+            return (
+                f"{count(len(value), 'letter')}{where} where the space has {space.max_length} at most" if longer else ""
+            )
         return f"{type(value).__name__}{where} where the space has a text"
     return "" if space.contains(value) else f"{value!r}{where}, which is not in {space}"
 
@@ -77,7 +80,7 @@ def _outside(space: spaces.Box, value: Any, where: str) -> str:
     if array.dtype.kind == "f" and space.dtype.kind != "f":
         return f"{array.dtype}{where} where the space has {space.dtype}"
     if broken := int((~np.isfinite(array)).sum()):
-        return f"{broken} numbers that are not finite{where}"
+        return f"{count(broken, 'number')} that {'is' if broken == 1 else 'are'} not finite{where}"
     # A small excess is rounding.
     slack = 1e-5 * np.maximum(1.0, np.abs(array.astype(np.float64)))
     if ((array < space.low.astype(np.float64) - slack) | (array > space.high.astype(np.float64) + slack)).any():

@@ -154,7 +154,7 @@ def write_findings(
     write_whole(folder / "figure.png", draw(findings.panels, "study", findings.variants).png)
     for name, content in findings.texts.items():
         write_whole(folder / name, content)
-    TextConsole().say(f"{text}\nwritten: {folder}")
+    TextConsole().verbatim(f"{text}\nwritten: {folder}")
 
 
 def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[Any, ...], Job]:
@@ -218,8 +218,10 @@ class ProgressBar(Terminal):
         # The work of earlier processes, which does not count as speed.
         self._earlier = float(done)
         self._started = self._printed_at = time.monotonic()
-        columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(TextColumn(name), *columns, TextColumn("{task.fields[left]}"), console=self.console)
+        columns = (BarColumn(None), TaskProgressColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(
+            TextColumn(name), *columns, TextColumn("{task.fields[left]}"), console=self.console, expand=True
+        )
         self._task = self._bar.add_task("", total=total, completed=done, left="")
         self.show(self._bar)
 

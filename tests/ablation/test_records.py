@@ -52,6 +52,24 @@ def test_run_folders_are_read_completely(runs: Path) -> None:
     assert run.config["fusion.name"] == "mi"
 
 
+def test_training_alone_is_read_from_unfinished_runs(tmp_path: Path) -> None:
+    """Runs of other lengths too; a run without an episode has a reason."""
+    written(tmp_path)
+    for name in ("result.json", "evaluation.json"):
+        (tmp_path / "mi-seed1" / name).unlink()
+    write_run(tmp_path / "longer", "fusion=film", "total_frames=4096", returns=0.5)
+    write_run(tmp_path / "empty", "fusion=film", "seed=1", returns=0.5)
+    (tmp_path / "empty" / "metrics.jsonl").unlink()
+    results = load_folders([str(tmp_path)], "return", evaluated=False)
+    assert reasons(results) == {"empty": "its metrics.jsonl has no episode yet: wait for its first log step."}
+    assert {run.name for run in results.runs} == {"concat-seed0", "concat-seed1", "mi-seed0", "mi-seed1", "longer"}
+    expected = load_folders([str(tmp_path / "mi-seed0")], "return").runs[0].curve
+    curve = next(run for run in results.runs if run.name == "mi-seed0").curve
+    np.testing.assert_array_equal(curve.frames, expected.frames)
+    for task in TASKS:
+        np.testing.assert_array_equal(curve.values[task], expected.values[task])
+
+
 def test_success_can_be_the_measure(runs: Path) -> None:
     results = load_folders([str(runs)], "success")
     assert results.measure.best == 1

@@ -292,7 +292,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("task", "reason"),
     [
         ("Always", "gives numbers that are not finite in 3 episodes of a slot running"),
-        ("Endless", "has an episode that has not ended after max_steps=40 steps: give a larger max_steps="),
+        ("Endless", "has an episode that has not ended after max_steps=40: give a larger max_steps="),
     ],
 )
 def test_an_evaluation_that_cannot_continue_stops_with_an_input_error_and_keeps_its_episodes(

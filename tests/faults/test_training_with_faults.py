@@ -65,7 +65,7 @@ def test_training_saves_and_stops_with_the_reason_when_environments_crash_too_of
     more += ["env.options={every: 40}"]
     assert train.main([*SMALL, *more, "runtime=serial", "runtime.max_restarts=3"]) == 1
     said = capsys.readouterr().err
-    assert "4 restarts within 300 seconds are more than runtime.max_restarts=3" in said
+    assert "4 restarts within 300 s exceed runtime.max_restarts=3" in said
     assert "4 x actor 0 (task environments:Raises-v0) failed: " in said and "Traceback" in said
     assert list((run / "checkpoints").glob("*.pt")) and len(lines(run / "faults.jsonl")) == 4
 

@@ -139,7 +139,7 @@ def test_output_reaches_a_replaced_stdout(
         (["nonsense=1"], "nonsense is not a key of the configuration"),
         ("seed=1", "overrides='seed=1' is no list of texts"),
         ([1], "overrides=[1] is no list of texts"),
-        ([*TINY, "runtime.slots_per_actor=1"], "runtime.slots_per_actor=1 times 1 actors leaves some"),
+        ([*TINY, "runtime.slots_per_actor=1"], "runtime.slots_per_actor=1 times 1 actor leaves some"),
     ],
 )
 def test_a_mistake_raises_one_sentence(tmp_path: Path, overrides: list[str], sentence: str) -> None:

@@ -30,6 +30,7 @@ from agents.trajectory import num_bytes
 from envs.faults import Fault
 from system.descendants import supervise
 from system.errors import ErrorReport, InputError
+from system.words import count
 
 _REQUESTS = 2
 """Pending calls of a group's `unroll`, so that the second unroll travels while the first is copied."""
@@ -253,8 +254,8 @@ class Bridge:
             if waiting and waiting != reported:
                 cpus = self._cpus_per_actor * len(waiting[0].indices)
                 self._send(
-                    f"{len(waiting)} of {len(self._groups)} groups of actors have found no room on the Ray cluster yet: each waits for a "
-                    f"node with {cpus:g} CPUs free"
+                    f"{len(waiting)} of {count(len(self._groups), 'group')} of actors found no room on the Ray cluster yet: each waits for "
+                    f"a node with {cpus:g} {'CPU' if cpus == 1 else 'CPUs'} free"
                 )
             reported = waiting
 

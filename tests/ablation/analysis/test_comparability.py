@@ -38,7 +38,7 @@ def test_equal_settings_give_no_caution() -> None:
         ({"frames": 98_000}, "different numbers of frames: 98,000 to 100,000"),
         ({"episodes": 7}, "different numbers of evaluation episodes: 7, 100"),
         ({"git": {"commit": "1" * 40, "dirty": False}}, "2 different commits: 111111111111, 000000000000"),
-        ({"git": {"commit": "0" * 40, "dirty": True}}, "1 of 6 runs were made with changes that are not committed"),
+        ({"git": {"commit": "0" * 40, "dirty": True}}, "1 of 6 runs had changes that were not committed"),
         ({"versions": {"python": "3", "torch": "3"}}, "different versions: torch 3 or 2"),
         ({"machine": {"platform": "Linux", "processor": "Other"}}, "different machines: processor Other or Fabricated"),
         ({"config": {"fusion.name": "concat", "env.name": "fabricated", "core.size": 3}}, "than their seed: core.size"),

@@ -16,13 +16,13 @@ from ablation.grid.grid import (
     is_evaluated,
     is_trained,
     load_cell,
-    logged_frames,
     make_cells,
     normalize_axes,
     save_cell,
     save_grid,
 )
 from ablation.load import HOUSEKEEPING_KEYS
+from ablation.run_files import newest_log_step
 from agents.setup.match_params import count_parameters
 from conf.ablate_schema import AblateConfig, check_ablate, list_seeds
 from conf.composition import flatten
@@ -255,9 +255,9 @@ def finished(cell: Cell) -> None:
 
 def test_progress_is_read_from_the_run_folder(grid: dict[str, Cell]) -> None:
     cell = grid["mi-seed0"]
-    assert (is_trained(cell), is_evaluated(cell), logged_frames(cell)) == (False, False, 0)
+    assert (is_trained(cell), is_evaluated(cell), newest_log_step(cell.folder).frames) == (False, False, 0)
     finished(cell)
-    assert (is_trained(cell), is_evaluated(cell), logged_frames(cell)) == (True, True, 896)
+    assert (is_trained(cell), is_evaluated(cell), newest_log_step(cell.folder).frames) == (True, True, 896)
     other: list[EvaluateConfig] = [
         dataclasses.replace(cell.evaluate, **changed)  # type: ignore[arg-type]
         for changed in ({"episodes": 11}, {"seed": 1}, {"greedy": True}, {"probe": ""}, {"probe": "all"})

@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis.results import Array, Estimate
 from ablation.report import drawing, panels
-from ablation.report.drawing import DARK, LIGHT, Drawn, Panel, shorten, style_of, tag
+from ablation.report.drawing import DARK, LIGHT, Drawn, Panel, style_of, tag
+from system.words import shorten, shorten_all
 
 SIMULATED = {
     "none": np.eye(3),
@@ -157,14 +158,14 @@ LONG = [
     ],
 )
 def test_shortened_names_stay_different(names: list[str], most: int) -> None:
-    found = drawing.shorten_all(names, most)
+    found = shorten_all(names, most)
     assert len(set(found)) == len(names)
     assert all(len(name) <= most and name.isprintable() for name in found)
-    assert drawing.shorten_all([names[1]], most) == [drawing.shorten(names[1], most)]
+    assert shorten_all([names[1]], most) == [shorten(names[1], most)]
 
 
 def test_shortened_names_show_the_part_that_differs() -> None:
-    assert drawing.shorten_all(LONG, 34) == ["…learning_rate=3e-4,fusion.sites=…", "…learning_rate=1e-3,fusion.sites=…"]
+    assert shorten_all(LONG, 34) == ["…learning_rate=3e-4,fusion.sites=…", "…learning_rate=1e-3,fusion.sites=…"]
 
 
 def test_rotated_labels_of_the_last_column_are_inside_the_figure() -> None:

@@ -18,8 +18,8 @@ from report_pages import Page, rows, written
 from ablation.analysis import numbers
 from ablation.analysis.results import Estimate, Problem, Results
 from ablation.report import drawing, panels
-from ablation.report.drawing import shorten
 from agents.cli.terminal import printable
+from system.words import shorten
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

@@ -207,7 +207,7 @@ def test_a_trial_without_episodes_has_no_value(tmp_path: Path) -> None:
     found = played(tmp_path, "learner.optimizer=muon,rmsprop", "trials=6")
     states = {trial["parameters"]["learner.optimizer"]: trial["state"] for trial in found["trials"].values()}
     assert states["muon"] == "fail" and found["trials"][found["best"]]["value"] == 0.0
-    assert table(found).row_count == 6
+    assert len(table(found).rows) == 6
 
 
 def test_another_search_in_the_folder_is_refused(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_an_evaluation_has_scores_with_intervals() -> None:
     assert capped == pytest.approx(alone / 2, rel=0.12)
     assert capped < alone / 2
     (table,) = score_tables({"scores": found})
-    assert table.row_count == 2 + 3
+    assert len(table.rows) == 2 + 3
 
 
 def test_evaluation_without_human_returns_has_no_scores() -> None:

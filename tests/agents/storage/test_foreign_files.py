@@ -14,9 +14,8 @@ from saved_agents import CONDITIONAL, SMALL
 
 import train
 from ablation import run_files
-from ablation.grid.grid import logged_frames
 from ablation.grid.scheduler import exit_reason
-from ablation.run_files import read_log
+from ablation.run_files import newest_log_step, read_log
 from agents.run.metrics import MetricsLog
 from agents.run.trackers.tracker import TrackedRun, Trackers
 from system.files import AppendedFile, open_ordinary, parse_json, read_bounded, read_json, read_lines, write_whole
@@ -44,7 +43,9 @@ def test_pipes_and_devices_do_not_block(tmp_path: Path, make: Callable[[Path], o
     for name in ("metrics.jsonl", "cell.log"):
         make(tmp_path / name)
     cell: Any = Cell(tmp_path)
-    assert read_log(tmp_path) == [] and logged_frames(cell) == 0 and exit_reason(cell, 3) == "exit code 3"
+    assert (
+        read_log(tmp_path) == [] and newest_log_step(cell.folder).frames == 0 and exit_reason(cell, 3) == "exit code 3"
+    )
     for read in (read_bounded, open_ordinary, AppendedFile, lambda path: list(read_lines(path))):
         with pytest.raises(OSError, match=r"no ordinary file|Is a directory|No such device"):
             read(tmp_path / "metrics.jsonl")
@@ -56,7 +57,7 @@ def test_foreign_lines_are_skipped(tmp_path: Path) -> None:
     for bad in BAD_LINES:
         path.write_text(f"{json.dumps(ROW)}\n{bad}\n", encoding="utf-8")
         assert read_log(tmp_path) == [{"frames": 10, "seconds": 1.5, "tasks/a/return": 0.5}]
-        assert logged_frames(cell) == 0
+        assert newest_log_step(cell.folder).frames == 0
         log = MetricsLog(tmp_path, 5, Trackers((), TrackedRun(tmp_path, {}, 0), print))
         log.close()
         assert log.updates == 1 and path.read_text(encoding="utf-8") == json.dumps(ROW) + "\n"
@@ -105,7 +106,7 @@ def test_a_huge_hole_is_read_past(tmp_path: Path) -> None:
         file.write(b"\n" + json.dumps(ROW | {"frames": 20}).encode() + b"\n")
     assert [row["frames"] for row in read_log(tmp_path)] == [10, 20]
     cell: Any = Cell(tmp_path)
-    assert logged_frames(cell) == 20
+    assert newest_log_step(cell.folder).frames == 20
     with pytest.raises(OSError, match="larger than"):
         read_bounded(path)
 
