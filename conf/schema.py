@@ -256,6 +256,7 @@ class TrainConfig:
         seed: Root of all random numbers.
         run: The run folder; empty = runs/<env>-<fusion>-<context>-<other keys of the command line>-seed<seed>.
         resume: Whether to continue the run in that folder.
+        init: A run, or a checkpoint of one, whose agent a new run starts with (agents/run/transfer.py); empty = a new agent.
         allow: Modules, files and folders that the resumed run's configuration may name (conf/allowlist.py), in addition to those that
             the command line names in their own keys.
         plugins: Modules with the user's own parts (agents/setup/plugins.py), as in an import.
@@ -291,6 +292,7 @@ class TrainConfig:
     seed: int = number(0, least=0, below=2**63)
     run: str = ""
     resume: bool = False
+    init: str = ""
     allow: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
     device: str = "auto"

@@ -28,6 +28,7 @@ from agents.run.progress import Display
 from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
 from agents.run.trackers.tracker import TrackedRun, Trackers, check_trackers
+from agents.run.transfer import start_from
 from agents.runtime.base import ActorError, Batch, StreamPositions
 from agents.runtime.processes.process import configure_process, memory_row
 from agents.runtime.restarts import Faults, record_faults
@@ -54,6 +55,7 @@ def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Ite
     with sole_writer(Path(config.run)) as lock, contextlib.ExitStack() as stack:
         session = Session(config, env, lock, stack, pause_at=pause_at)
         try:
+            session.record_origin()
             yield session
         except (ActorError, LearnerError, MovedError, NonFiniteError, InputError) as error:
             session.save_after(error)
@@ -91,6 +93,7 @@ class Session:
         if saved:
             actors = plan.run.num_actors
             restored = restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
+        self._origin = start_from(config, env, learner) if config.init and not saved else None
         check_fits(config, env, network)
         check_thresholds(config, env)
         check_trackers(config.logger)
@@ -141,6 +144,13 @@ class Session:
         self._losses: dict[str, torch.Tensor] = {}
         self._update_numbers: list[int] = []
         self._evaluation: dict[str, float] = {}
+
+    def record_origin(self) -> None:
+        """Writes init.json and a first checkpoint, from which the run resumes without the run that `init` names."""
+        if self._origin:
+            with self._saver.tolerate_failure("init.json"):
+                write_json(self.folder / layout.INIT, self._origin)
+            self.save()
 
     @property
     def frames(self) -> int:
