@@ -60,8 +60,8 @@ class ValueHead(nn.Module):
 class HistogramHead(nn.Module):
     """A distribution over B bins for each task: p = softmax(W_task f + b_task), n = scale_task sum_i p_i c_i + shift_task.
 
-    features [..., F], task [...] -> n [...], the normalised baseline of PopArt, as `ValueHead`. The centres c_i are those of B equal bins of
-    [-bound, bound]. `scale` [K, 1] and `shift` [K] place them relative to PopArt's moments: agents.learning.hl_gauss moves them.
+    features [..., F], task [...] -> n [...], the normalised baseline of PopArt, as `ValueHead`. The centres c_i are those of B equal bins
+    of [-bound, bound]. `scale` [K, 1] and `shift` [K] place them relative to PopArt's moments: agents.learning.hl_gauss moves them.
 
     The initial distribution is close to a normal one with mean 0, whatever the features are.
 
@@ -93,7 +93,7 @@ class HistogramHead(nn.Module):
     def logits(self, features: Tensor, task: Tensor) -> Tensor:
         """Of the bins of each sample's task, [..., B]."""
         outputs = nn.functional.linear(features, self.weight.flatten(0, 1), self.bias.flatten())
-        outputs = outputs.unflatten(-1, self.bias.shape)
+        outputs = outputs.view(*task.shape, *self.bias.shape)
         index = task.long()[..., None, None].expand(*task.shape, 1, outputs.shape[-1])
         return outputs.gather(-2, index).squeeze(-2)
 

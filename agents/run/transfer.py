@@ -35,7 +35,7 @@ _HEAD_KEYS = ("learner.popart", "learner.value_loss", "learner.value_bins", "lea
 def start_from(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, Any]:
     """Copies the agent that `config.init` names into `learner`, as far as the tasks are the same.
 
-    Returns the record of the origin, plain data: `init`, `checkpoint`, its `updates` and `frames`, and the tasks that are `kept` and `fresh`.
+    Returns the record of the origin, plain data: `init`, `checkpoint`, its `updates` and `frames`, and the `kept` and `fresh` tasks.
 
     Raises InputError if the checkpoint cannot be read (agents/storage), or if observations, actions, vocabulary or the network's
     configuration differ.

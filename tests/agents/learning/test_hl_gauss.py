@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -60,10 +61,8 @@ def test_a_histogram_is_the_mass_of_a_gaussian_in_each_bin(targets: list[float])
     found = histogram(torch.tensor(targets, dtype=torch.float64), centres)
     for row, target in zip(found.tolist(), targets, strict=True):
         kept, width = min(max(target, -BOUND), BOUND), 2 * BOUND / BINS
-        ends = [
-            normal_cdf((-BOUND + number * width - kept) / (DEVIATION * width)) for number in range(BINS + 1)
-        ]
-        expected = [(high - low) / (ends[-1] - ends[0]) for low, high in zip(ends[:-1], ends[1:], strict=True)]
+        ends = [normal_cdf((-BOUND + number * width - kept) / (DEVIATION * width)) for number in range(BINS + 1)]
+        expected = [(high - low) / (ends[-1] - ends[0]) for low, high in itertools.pairwise(ends)]
         np.testing.assert_allclose(row, expected, atol=1e-5)
         assert sum(row) == pytest.approx(1)
         if abs(target) < BOUND - 5 * DEVIATION * width:

@@ -37,9 +37,7 @@ T, B = 4, 6
 KEPT = {0: 2, 2: 1}
 """Task here -> task there."""
 OLD = fake_env()
-NEW = dataclasses.replace(
-    fake_env(num_tasks=4), tasks=("task-2", "new", "task-1", "newer"), action_counts=(4, 2, 3, 4)
-)
+NEW = dataclasses.replace(fake_env(num_tasks=4), tasks=("task-2", "new", "task-1", "newer"), action_counts=(4, 2, 3, 4))
 TINY = [
     *(*SMALL, *CONDITIONAL, "runtime.slots_per_actor=4", "learner.unroll_length=5", "display=false"),
     *("log_seconds=0", "checkpoint_seconds=1000"),
