@@ -36,6 +36,7 @@ from agents.evaluation.report import prepare_output, report, results_folder, wri
 from agents.evaluation.tables import result_tables
 from agents.evaluation.tracking import track_evaluation
 from agents.evaluation.video import check_video, file_names, picture_rates, record_all
+from agents.evaluation.watch import check_watch, watch
 from agents.run.trackers.tracker import Trackers, check_trackers
 from agents.runtime.processes.process import configure_process
 from agents.setup.machine import num_cores, resolve_device
@@ -75,6 +76,8 @@ def evaluate(config: EvaluateConfig) -> int:
     spec = evaluation_spec(agent, config.tasks, config.engine)
     for sentence in get_suite(spec.suite).warnings(spec):
         warn(f"warning: {sentence.replace('env.engine', 'engine')}")
+    if config.watch:
+        return _watch(agent, spec, config)
     folder = results_folder(Path(config.run), agent.path)
     output = Path(config.output) if config.output else folder / "evaluation.json"
     prepare_output(output, given=bool(config.output))
@@ -114,6 +117,15 @@ def evaluate(config: EvaluateConfig) -> int:
             raise stopped
         # Last, so that an interrupted video does not lose the result.
         return _record_videos(agent, spec, config, folder, console, trackers) if config.video else DONE
+
+
+def _watch(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig) -> int:
+    check_watch()
+    configure_process(config.threads or num_cores())
+    check_evaluation(agent.config.env, slots=1)
+    TextConsole().say(f"mimpala: watching {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames)")
+    watch(agent, spec, config)
+    return DONE
 
 
 def _keep_earlier_folders(

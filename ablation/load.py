@@ -25,7 +25,10 @@ from envs.suites import get_suite
 from system.errors import InputError
 
 SCORE = Measure(name="score", label="human-normalised score (random 0, human 100)", best=100.0, floor=0.0)
+MAXIMUM = Measure(name="score", label="normalised score (published minimum 0, maximum 100)", best=100.0, floor=0.0)
 OPTIMAL = Measure(name="score", label="normalised return (best without context 0, optimal 1)", best=1.0, floor=0.0)
+_SCORES = {"human": SCORE, "maximum": MAXIMUM, "optimal": OPTIMAL}
+"""Measure by `Score.reference`, which is the same for all tasks of a suite."""
 SUCCESS = Measure(name="success", label="success", best=1.0, floor=0.0)
 RETURN = Measure(name="return", label="return", best=None)
 
@@ -175,8 +178,7 @@ def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, dic
     # A task whose lowest and highest reference are equal has no scale.
     scores = {task: score for task, score in reference_scores(first.config).items() if score.human != score.random}
     if all(task in scores for task in first.tasks):
-        human = all(scores[task].reference == "human" for task in first.tasks)
-        known["score"] = SCORE if human else OPTIMAL
+        known["score"] = _SCORES[scores[next(iter(first.tasks))].reference]
     name = next(name for name in ("score", "success", "return") if name in known) if wanted == "auto" else wanted
     if name not in known:
         raise InputError(

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 from agents.run.layout import AGENT, CONFIG, PROVENANCE, RESULT
 from conf.command_line import command_of, format_argument
+from conf.composition import flatten
 from conf.loading import load_train
 from conf.schema import TrainConfig
 from system.errors import InputError
 from system.files import parse_json, read_json, read_lines
 from system.plain_data import COUNT, FINITE, SECONDS, PlainDataError, Test, check_form, plain_copy
+from system.plain_yaml import MOST_CONFIG_VALUES, read_yaml
 
 GRID_FILE, CELL_FILE, EVALUATION_FILE = "grid.json", "cell.json", "evaluation.json"
 
@@ -52,6 +54,7 @@ _PROBES_FORM = {"probes": {str: {"tasks": {str: {"mean": FINITE, "success": _SUC
 _PROVENANCE_FORM = {section: {str: _VALUE} for section in ("git", "versions", "machine")}
 _AGENT_FORM = {"multiply_adds": {str: COUNT}}
 _CELL_FORM = {"variant": str}
+_CONFIG_FORM = {"env": {"name": str}, "fusion": {"name": str}, "seed": int, "total_frames": COUNT}
 _GRID_FORM = {"cells": [{"name": _FOLDER, "variant": str, "seed": COUNT}], "command": [str]}
 
 
@@ -129,6 +132,23 @@ def read_training(folder: Path) -> Record:
     return Record(folder, cell.get("variant", ""), load_train(folder / CONFIG), result, evaluation, {}, agent, rows)
 
 
+def read_keys(folder: Path) -> dict[str, Any]:
+    """The dotted keys of config.yaml, of any version and with any plugins, because nothing that it names is looked up.
+
+    Empty if another program wrote it. InputError if it is invalid.
+    """
+    path = folder / CONFIG
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not {"env", "fusion"} <= content.keys():
+        return {}
+    try:
+        content = plain_copy(content, most=MOST_CONFIG_VALUES)
+        check_form(content, _CONFIG_FORM)
+    except PlainDataError as error:
+        raise _damaged(path, str(error)) from error
+    return flatten(content)
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """result.json of a run that is finished or paused; empty for any other run. InputError if the file is invalid."""
 
@@ -179,10 +199,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 class LogStep(NamedTuple):
-    """The newest log step of a run: its frames, its speed, and the mean over tasks of the score, the success or the return, of which it
-    holds the first one that is known. A number that is unknown is NaN.
+    """The newest log step of a run: its updates, frames and speed, and the mean over tasks of the first one that is known of score, success
+    and return. A number that is unknown is NaN.
     """
 
+    updates: int = 0
     frames: int = 0
     frames_per_second: float = math.nan
     measure: str = ""
@@ -197,11 +218,12 @@ def newest_log_step(folder: Path) -> LogStep:
     try:
         *_, newest = read_lines(folder / "metrics.jsonl", last=_TAIL_BYTES)
         row = parse_json(newest)
-        frames = row["frames"]
+        updates, frames = (int(row[key]) if COUNT.passes(row[key]) else 0 for key in ("updates", "frames"))
         numbers = {key: float(value) for key, value in row.items() if FINITE.passes(value)}
         key = next((key for key in _MEASURES if key in numbers), "")
         return LogStep(
-            int(frames) if COUNT.passes(frames) else 0,
+            updates,
+            frames,
             numbers.get("frames_per_second", math.nan),
             _MEASURES.get(key, ""),
             numbers.get(key, math.nan),

@@ -17,8 +17,9 @@ from agents.setup import builder
 from agents.setup.plan import autocast_dtype, make_plan
 from agents.trajectory import OBSERVED, Trajectory, concatenate, trajectory_spec
 from conf.schema import TrainConfig
+from envs.engines.envpool_engine import EnvpoolEngine
 from envs.spec import EnvSpec, Split
-from envs.suites import make_env
+from envs.suites import get_suite, make_env
 from envs.vector import MultitaskVectorEnv
 
 _WARM_UP_UNROLLS = 4
@@ -107,13 +108,13 @@ class RandomPlay:
             logits[torch.arange(actions.num_parameters) >= counts.unsqueeze(1)] = -math.inf
         drawn = actions.noise(256, len(seats), torch.Generator().manual_seed(config.seed))
         parameters = actions.parameters(logits)
-        self._actions = [actions.for_env(actions.choose(parameters, noise).numpy()) for noise in drawn]
+        self.actions = [actions.for_env(actions.choose(parameters, noise).numpy()) for noise in drawn]
         self._ended = np.zeros(len(seats), bool)
 
     def play(self) -> float:
         """Makes 256 vector steps. Returns the number of real transitions."""
         transitions = 0
-        for actions in self._actions:
+        for actions in self.actions:
             _, _, terminated, truncated, _ = self.env.step(actions)
             transitions += len(actions) - int(np.count_nonzero(self._ended))
             self._ended = terminated | truncated
@@ -122,6 +123,34 @@ class RandomPlay:
     def close(self) -> None:
         """Closes the environment."""
         self.env.close()
+
+
+class EnginePlay:
+    """envpool alone: the environments and actions of a `RandomPlay`, sent to all pools at once."""
+
+    def __init__(self, config: TrainConfig, env: EnvSpec, slots: int) -> None:
+        suite = RandomPlay(config, env, slots)
+        suite.close()
+        self._engine = get_suite(env.suite).make_engine(config.env, env, suite.env.slots, Split.TRAIN)
+        assert isinstance(self._engine, EnvpoolEngine)
+        self._engine.start(config.seed)
+        self._pools = [(pool.envs, np.zeros(len(pool.rows), np.bool_)) for pool in self._engine.pools]
+        self._actions = [[actions[pool.rows] for pool in self._engine.pools] for actions in suite.actions]
+
+    def play(self) -> float:
+        """Makes 256 vector steps. Returns the number of real transitions."""
+        transitions = 0
+        for actions in self._actions:
+            for (envs, _), action in zip(self._pools, actions, strict=True):
+                envs.send(action)
+            for envs, ended in self._pools:
+                _, _, terminated, truncated, _ = envs.recv()
+                transitions += len(ended) - int(np.count_nonzero(ended))
+                np.logical_or(terminated, truncated, out=ended)
+        return transitions
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def synthetic(env: EnvSpec, unroll_length: int, columns: int, core_state_size: int, seed: int = 0) -> Trajectory:

@@ -35,9 +35,21 @@ ENGINES: Cases = {
     "envpool": ["env=babyai", "env.engine=envpool"],
     "minigrid": ["env=babyai", "env.engine=minigrid"],
 }
+ENVPOOL: Cases = {
+    "metaworld": ["env=metaworld"],
+    "procgen": ["env=procgen", "env.tasks=[procgen16]"],
+    "craftax-classic": ["env=craftax"],
+    "craftax-classic-pixels": ["env=craftax", "env.observation=pixels"],
+    "craftax": ["env=craftax", "env.tasks=[full]"],
+}
 LISTS: dict[str, Cases] = {
-    "suites": {**{f"babyai-{name}": case for name, case in ENGINES.items()}, "conditional": ["env=conditional"]},
+    "suites": {
+        **{f"babyai-{name}": case for name, case in ENGINES.items()},
+        "conditional": ["env=conditional"],
+        **ENVPOOL,
+    },
     "engines": ENGINES,
+    "envpool": {"babyai": ENGINES["envpool"], **ENVPOOL},
     "fusions": {name: [f"fusion={name}"] for name in FUSIONS},
     # The targets in docs/performance.md.
     "p1": {"p1-default": ENGINES["envpool"], "p1-gotolocal": [*ENGINES["envpool"], _GO_TO_LOCAL]},

@@ -324,6 +324,7 @@ class EvaluateConfig:
         greedy: Whether the agent takes the most probable action instead of a sample.
         video: Whether to write one video per task into the run folder.
         video_episodes: Episodes in each video.
+        watch: Whether to play in a window instead, where a person can type the instruction; nothing is written.
         slots: Environments per task; 0 = one per episode, at most 64.
         max_steps: Agent steps after which an episode counts as endless and the evaluation stops with the episodes played; 0 = 50,000,
             or the suite's own limit if that is larger.
@@ -345,6 +346,7 @@ class EvaluateConfig:
     greedy: bool = False
     video: bool = False
     video_episodes: int = number(3, least=1)
+    watch: bool = False
     slots: int = number(0, least=0)
     max_steps: int = number(0, least=0)
     seed: int = number(0, least=0)

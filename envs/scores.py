@@ -1,4 +1,4 @@
-"""Human-normalised scores: the scaled mean return of a task. Random play has 0 and a human 100:
+"""Normalised scores: the scaled mean return of a task. Random play has 0 and a human 100, or the published minimum 0 and maximum 100:
 
     score = 100 (return - random) / (human - random)
 
@@ -37,9 +37,9 @@ AGGREGATES: dict[str, Aggregate] = {
 }
 
 
-def human_scores(env: EnvSpec) -> Mapping[str, Score]:
-    """`env.scores` if every task has a score with a human reference, else {}: aggregates need all tasks."""
-    known = all(task in env.scores and env.scores[task].reference == "human" for task in env.tasks)
+def normalising_scores(env: EnvSpec) -> Mapping[str, Score]:
+    """`env.scores` if every task has a score whose reference is a human or a published maximum, else {}: aggregates need all tasks."""
+    known = all(task in env.scores and env.scores[task].reference != "optimal" for task in env.tasks)
     return env.scores if known else {}
 
 

@@ -27,11 +27,13 @@ class ArraySpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Reference returns of a random policy and of a human, or with `reference="optimal"` of the best policy, on one task."""
+    """Reference returns of a random policy and of a human on one task. With `reference="optimal"` the second one is that of the best
+    policy, with `"maximum"` the published highest return.
+    """
 
     random: float
     human: float
-    reference: Literal["human", "optimal"] = "human"
+    reference: Literal["human", "optimal", "maximum"] = "human"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +61,7 @@ class EnvSpec:
         scores: Reference scores of the tasks that have them.
         slow: Whether a step usually takes longer than the agent's acting and learning on it.
         has_success: Whether an episode is a success exactly if it terminates with a positive reward. A success that the environment
-            reports (`envs.engines.base.SlotEngine`) takes precedence. Without either, `success` is NaN.
+            reports (`envs.engines.base.SuccessEngine`) takes precedence. Without either, `success` is NaN.
         switches_tasks: Whether a slot can change its task between episodes (`envs.engines.base.SlotEngine`).
         frame_rates: Environment frames per second of the tasks whose game has a clock; videos play at that rate.
     """

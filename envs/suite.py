@@ -49,7 +49,7 @@ class Suite:
         make_checked_engine: (config, spec, slots, split, report) -> Engine in this process that calls `report` with a sentence for every
             observation outside the observation space of its environment. None if environments have no such spaces.
         warnings: Spec -> one sentence with a fix for each task that cannot always be solved.
-        engine_differences: Spec -> one sentence for each task that differs between the engines of the suite.
+        engine_differences: Spec -> one sentence for each task that differs between the engines of the suite, or from the original.
     """
 
     config: type[EnvConfig]

@@ -10,6 +10,9 @@ from envs.babyai.suite import BABYAI
 from envs.conditional.suite import CONDITIONAL
 from envs.dmlab2d.suite import DMLAB2D
 from envs.dmlab30.suite import DMLAB30
+from envs.envpool_families.craftax import CRAFTAX
+from envs.envpool_families.metaworld import METAWORLD
+from envs.envpool_families.procgen import PROCGEN
 from envs.gymnasium_ids.suite import GYMNASIUM
 from envs.spec import EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite
@@ -24,6 +27,9 @@ SUITES: dict[str, Suite] = {
     "vizdoom": VIZDOOM,
     "dmlab2d": DMLAB2D,
     "dmlab30": DMLAB30,
+    "metaworld": METAWORLD,
+    "procgen": PROCGEN,
+    "craftax": CRAFTAX,
     "gymnasium": GYMNASIUM,
 }
 

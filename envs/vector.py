@@ -22,6 +22,7 @@ from envs.engines.base import (
     LivesEngine,
     SequentialEngine,
     SlotEngine,
+    SuccessEngine,
     SupervisedEngine,
 )
 from envs.faults import Fault
@@ -78,6 +79,7 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._supervised = engine if isinstance(engine, SupervisedEngine) else None
         self._interrupted = self._slot_engine.interrupted if self._slot_engine else never
         self._resetting = self._supervised.resetting if self._supervised else never
+        self._success = engine.success if isinstance(engine, SuccessEngine) else None
         self._life_lost = engine.life_lost if isinstance(engine, LivesEngine) else never
         # The argument of `balance_frames`; None if slots keep their tasks.
         self._steps_before: tuple[int, ...] | None = None
@@ -169,9 +171,8 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         # A success that the environment reports replaces that of the suite.
         known = ended & self.spec_of_suite.has_success
         success = np.where(known, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
-        if self._slot_engine:
-            reported = self._slot_engine.success
-            success = np.where(ended & ~np.isnan(reported), reported, success)
+        if self._success is not None:
+            success = np.where(ended & ~np.isnan(self._success), self._success, success)
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
 
     def sample_actions(self, observation: Arrays) -> NDArray[Any]:

@@ -1,17 +1,16 @@
 """Lists run folders, and compares two:
 
     mimpala runs [--json] [folder ...]     all runs in these folders (default: runs) and below, the latest one last
-    mimpala runs diff <run> <run>          the keys in which two runs differ, and their figures
+    mimpala runs diff [--json] <run> <run> the keys in which two runs differ, and their figures
 
-A state is one of: running, finished, interrupted, paused, failed (updates that are not finite), stopped (killed, or ended by an error), and
-damaged. Success, score and return are means over tasks, of the last 100 training episodes and of evaluation.json. Nothing that a run names
-is imported.
+A state is one of: running, finished, interrupted, paused, failed (ended by an error), stopped (its end is not recorded, as of a killed
+run), and damaged. Success, score and return are means over tasks, of the last 100 training episodes and of evaluation.json. Nothing that a
+run names is imported.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -19,21 +18,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation.run_files import newest_log_step, read_evaluation
+from ablation.run_files import LogStep, newest_log_step, read_evaluation, read_keys
 from agents.cli.exit_codes import DONE, exit_code, print_text
 from agents.cli.signals import raise_at_signals, run_program
 from agents.cli.tables import FittedTable, Row
 from agents.cli.terminal import TextConsole, warn
-from agents.run.layout import CONFIG, DIAGNOSIS, RESULT
+from agents.run.layout import CONFIG, RESULT
 from agents.run.lock import is_locked
-from conf.composition import flatten
 from system.errors import InputError
 from system.files import finite_or_null, read_json
 from system.plain_data import COUNT, FINITE
-from system.plain_yaml import read_yaml
-from system.words import count, shorten
+from system.words import count, shorten, shorten_all
 
+_DEFAULT = "runs"
 _FIGURES = ("state", "frames", "seconds", "frames_per_second", "parameters", "training", "evaluation")
+_LARGE = 1e6
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -46,7 +45,8 @@ class Measured(NamedTuple):
     def __str__(self) -> str:
         if self.measure == "success":
             return f"success {self.value:.1%}"
-        return f"{self.measure} {self.value:.1f}" if self.measure == "score" else f"{self.measure} {self.value:.2f}"
+        digits = ".1f" if self.measure == "score" else ".2f"
+        return f"{self.measure} {self.value:{digits if abs(self.value) < _LARGE else '.3g'}}"
 
 
 class ListedRun(NamedTuple):
@@ -92,14 +92,17 @@ def run(arguments: Sequence[str]) -> int:
     if words[:1] == ["diff"]:
         if len(words) != 3:
             raise InputError("mimpala runs diff compares two runs: give two run folders.")
-        return compare(Path(words[1]), Path(words[2]))
-    found = sorted(find_runs(words or ["runs"]), key=lambda one: one.changed)
+        return compare(Path(words[1]), Path(words[2]), as_json="--json" in arguments)
+    found = sorted(find_runs(words or [_DEFAULT]), key=lambda one: one.changed)
     if "--json" in arguments:
         return print_text(json.dumps(finite_or_null([_plain(one) for one in found]), indent=2))
+    if not found:
+        TextConsole().say(f"no run in {', '.join(words or [_DEFAULT])}")
+        return DONE
     TextConsole().print(list_table(found))
     for one in found:
         if one.problem:
-            warn(f"{one.folder}: {one.problem}")
+            warn(one.problem)
     return DONE
 
 
@@ -121,10 +124,9 @@ def read_run(folder: Path) -> ListedRun | None:
     path, problem = folder / CONFIG, ""
     config: dict[str, Any] = {}
     try:
-        content = read_yaml(path)
-        if not isinstance(content, dict) or not isinstance(content.get("env"), dict) or "fusion" not in content:
+        config = read_keys(folder)
+        if not config:
             return None
-        config = flatten(content)
         evaluation = _evaluated(read_evaluation(folder))
     except InputError as error:
         problem, evaluation = str(error), None
@@ -134,11 +136,11 @@ def read_run(folder: Path) -> ListedRun | None:
     numbers = {key: value for key, value in result.items() if FINITE.passes(value)}
     return ListedRun(
         folder=folder,
-        state="damaged" if problem else _state(folder, result),
+        state="damaged" if problem else _state(folder, config, result, step),
         problem=problem,
         config=config,
         frames=step.frames,
-        total_frames=config["total_frames"] if COUNT.passes(config.get("total_frames")) else None,
+        total_frames=config.get("total_frames"),
         seconds=numbers.get("seconds"),
         frames_per_second=numbers.get("frames_per_second"),
         parameters=numbers.get("parameters"),
@@ -148,14 +150,17 @@ def read_run(folder: Path) -> ListedRun | None:
     )
 
 
-def _state(folder: Path, result: Mapping[str, Any]) -> str:
+def _state(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any], step: LogStep) -> str:
     if is_locked(folder):
         return "running"
+    updates, frames = (int(result[key]) if COUNT.passes(result.get(key)) else -1 for key in ("updates", "frames"))
+    ended_by = str(result.get("ended_by"))
+    # A run that was continued has the result of its earlier end until the next one.
+    if updates < step.updates or (ended_by == "total_frames" and frames < config["total_frames"]):
+        return "stopped"
     if result.get("finished") is True:
         return "finished"
-    if (folder / DIAGNOSIS).exists():
-        return "failed"
-    return {"signal": "interrupted", "pause": "paused"}.get(str(result.get("ended_by")), "stopped")
+    return {"signal": "interrupted", "pause": "paused", "error": "failed"}.get(ended_by, "stopped")
 
 
 def _evaluated(content: Mapping[str, Any]) -> Measured | None:
@@ -206,7 +211,7 @@ def _age(seconds: float) -> str:
     return f"{max(0, int(seconds // size))} {name}"
 
 
-def compare(*folders: Path) -> int:
+def compare(*folders: Path, as_json: bool = False) -> int:
     """Prints the keys in which two runs differ, and their figures. Returns the exit code."""
     runs = []
     for folder in folders:
@@ -217,25 +222,35 @@ def compare(*folders: Path) -> int:
             )
         runs.append(found)
     keys = sorted(set().union(*(one.config for one in runs)) - {"run"})
-    values = {key: [_text(one.config.get(key, "-")) for one in runs] for key in keys}
+    values = {key: [one.config.get(key) for one in runs] for key in keys}
+    differing = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
+    if as_json:
+        figures = [{key: value for key, value in _plain(one).items() if key in _FIGURES} for one in runs]
+        return print_text(json.dumps(finite_or_null({"keys": differing, "figures": figures}), indent=2))
     console = TextConsole()
     room = max(12, (console.width - 24) // 2)
     for title, rows in (
-        ("keys that differ", {key: texts for key, texts in values.items() if len(set(texts)) > 1}),
+        ("keys that differ", {key: list(map(_typed, pair)) for key, pair in differing.items()}),
         ("figures", {key: [_text(getattr(one, key)) for one in runs] for key in _FIGURES}),
     ):
-        names = [shorten(str(folder), room) for folder in folders]
-        listed = [Row(key, [shorten(text, room) for text in texts]) for key, texts in rows.items()]
-        console.print(FittedTable([title, *names], listed))
+        if not rows:
+            console.say("no key differs")
+            continue
+        listed = [Row(key, shorten_all(texts, room)) for key, texts in rows.items()]
+        console.print(FittedTable([title, *shorten_all(list(map(str, folders)), room)], listed))
     return DONE
 
 
+def _typed(value: Any) -> str:
+    """A value of the configuration; `-` without one."""
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
 def _text(value: Any) -> str:
+    """A figure."""
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 and math.isfinite(value) else f"{value:g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return "-" if value is None else json.dumps(value) if isinstance(value, list | dict) else str(value)
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:g}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _plain(one: ListedRun) -> dict[str, Any]:

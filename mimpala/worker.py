@@ -54,6 +54,8 @@ def evaluate(request: Request) -> Request:
     prepare(read_arguments(request["overrides"], "evaluate"))
     config = compose_evaluate([*request["overrides"], f"run={request['run']}"])
     config.allow += request["allow"]
+    if config.watch:
+        raise InputError("watch=true has no result: use the command mimpala evaluate.")
     run = Path(config.run)
     folder = results_folder(run, find_checkpoint(run, lambda sentence: None))
     load_entry_point("evaluate").evaluate(config)

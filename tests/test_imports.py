@@ -88,7 +88,17 @@ FLOORS = (
     ("envs.engines",),
     ("envs.suite", "envs.vector"),
     tuple(
-        f"envs.{name}" for name in ("atari", "babyai", "conditional", "dmlab2d", "dmlab30", "gymnasium_ids", "vizdoom")
+        f"envs.{name}"
+        for name in (
+            "atari",
+            "babyai",
+            "conditional",
+            "dmlab2d",
+            "dmlab30",
+            "envpool_families",
+            "gymnasium_ids",
+            "vizdoom",
+        )
     ),
     ("envs.suites",),
     ("envs.trial",),

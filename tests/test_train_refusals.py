@@ -8,6 +8,7 @@ import pytest
 from tiny_runs import TINY, refusal
 
 import train
+from envs.suites import SUITES
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
     [
         (
             ["env=nowhere"],
-            "env=nowhere is unknown: choose one of atari, babyai, conditional, dmlab2d, dmlab30, gymnasium, vizdoom",
+            f"env=nowhere is unknown: choose one of {', '.join(sorted(SUITES))}",
         ),
         (["runtime.inference=server"], "runtime.inference=server needs separate processes"),
         (["env.tasks=[map-99]"], "env.tasks=map-99 is no task"),

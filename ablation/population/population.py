@@ -34,7 +34,7 @@ from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoin
 from conf.loading import to_dict, train_part
 from conf.population_schema import PopulationConfig, comparison_frames, hyperparameter_ranges
 from conf.schema import TrainConfig
-from envs.scores import human_scores
+from envs.scores import normalising_scores
 from envs.suites import make_spec, settle
 from system.errors import InputError
 from system.files import read_json, write_json
@@ -298,6 +298,6 @@ def copy_checkpoint(own: dict[str, Any], other: dict[str, Any], train: TrainConf
 def statistics_of(content: dict[str, Any]) -> Statistics:
     """Training statistics in a checkpoint."""
     env = env_from_dict(content["env"])
-    statistics = Statistics(env.tasks, human_scores(env))
+    statistics = Statistics(env.tasks, normalising_scores(env))
     statistics.load_state_dict(content["statistics"])
     return statistics

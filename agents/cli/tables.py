@@ -62,7 +62,7 @@ class FittedTable:
         self._left_out = len(rows) - room if len(rows) > room + 1 else 0
         shown = rows[: len(rows) - self._left_out]
         self.rows, self._num_totals = [*shown, *totals], len(totals)
-        cells = list(zip(*(row.cells for row in self.rows), strict=True))
+        cells = list(zip(*(row.cells for row in self.rows), strict=True)) or [()] * (len(headings) - 1)
         self._columns = [
             number for number, column in enumerate(cells) if any(str(cell) not in _BLANK for cell in column)
         ]

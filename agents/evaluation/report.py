@@ -18,7 +18,7 @@ from agents.run.layout import holds_run
 from agents.run.provenance import versions
 from agents.storage.checkpoint import CHECKPOINTS, list_checkpoints
 from conf.schema import EvaluateConfig
-from envs.scores import AGGREGATES, human_scores, normalised
+from envs.scores import AGGREGATES, normalised, normalising_scores
 from envs.spec import EnvSpec, Score
 from system.errors import InputError
 from system.files import read_json, write_json
@@ -107,8 +107,8 @@ def results(agent: SavedAgent, played: Mapping[str, Episodes]) -> tuple[dict[str
 
 
 def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
-    """The section `scores` of evaluation.json: human-normalised scores (envs/scores.py); empty if the suite has no reference scores."""
-    known = human_scores(spec)
+    """The section `scores` of evaluation.json: normalised scores (envs/scores.py); empty if the suite has no reference scores."""
+    known = normalising_scores(spec)
     if not known:
         return {}
     rows, samples, ranges = {}, [], []
@@ -125,7 +125,8 @@ def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
             name: {"score": float(over(means)), "interval": interval(samples, over=over, ranges=ranges)}
             for name, over in AGGREGATES.items()
         },
-        "unit": "100 (return - random) / (human - random) of mean returns; mean_capped caps every task at 100 before the mean",
+        "unit": "100 (return - random) / (human - random) of mean returns, or the same with the published minimum and maximum; "
+        "mean_capped caps every task at 100 before the mean",
     }
 
 

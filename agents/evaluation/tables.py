@@ -46,12 +46,12 @@ def unknown_intervals(content: Mapping[str, Any]) -> list[str]:
 
 
 def score_tables(content: Mapping[str, Any]) -> list[FittedTable]:
-    """The human-normalised scores; empty if the suite has no reference scores."""
+    """The normalised scores; empty if the suite has no reference scores."""
     section = content["scores"]
     if not section:
         return []
     totals = {label: section["aggregate"][name] for name, label in _AGGREGATES.items()}
-    return [task_table(_SCORES, section["tasks"], totals, title="human-normalised scores")]
+    return [task_table(_SCORES, section["tasks"], totals, title="normalised scores")]
 
 
 def _probe_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:

@@ -11,7 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ WITHOUT_CLOCK = 8.0
 _MOST_PER_SECOND = {".mp4": 60.0, ".gif": 50.0}
 """Highest frame rate that players can show. Frames of faster environments are skipped."""
 _FEWEST_PER_SECOND = 0.1
-_LAST_FRAME_SECONDS = 0.75
+LAST_FRAME_SECONDS = 0.75
 """Duration of an episode's last frame."""
 _MOST_FRAMES = 30_000
 """Most frames of a video: the length of the longest Atari episode."""
@@ -64,8 +64,13 @@ def record_all(
         except InputError as error:
             yield str(error)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            yield f"video=true: {task} could not be drawn ({type(error).__name__}: {lines[-1].rstrip('.')})."
+            yield describe_failure("video=true", task, error)
+
+
+def describe_failure(key: str, task: str, error: Exception) -> str:
+    """A sentence about a task that cannot be drawn."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{key}: {task} could not be drawn ({type(error).__name__}: {lines[-1].rstrip('.')})."
 
 
 def picture_rates(env: EnvSpec) -> dict[str, float]:
@@ -123,29 +128,51 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, r
 def frames(actor: Actor, env: EnvSpec, episodes: int, rate: float) -> Iterator[Frame]:
     """The captioned frames of the next `episodes` episodes of the first slot, all of one size.
 
-    The last frame of an episode is repeated to last _LAST_FRAME_SECONDS at `rate` frames per second.
+    The last frame of an episode is repeated to last LAST_FRAME_SECONDS at `rate` frames per second.
     """
-    step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.core_state.shape[1]))
-    earned, size = 0.0, None
-    ended = shown = 0
+    size, ended = None, 0
     # An episode may never end.
-    while ended < episodes and shown < _MOST_FRAMES:
-        shown += 1
+    for moment in itertools.islice(moments(actor, env), _MOST_FRAMES):
+        how = f": {moment.ended}" if moment.ended else ""
+        frame = captioned(moment.picture, f"{moment.words}\nreturn {moment.earned:.2f}{how}", size)
+        size = frame.shape[:2]
+        for _ in range(max(1, round(LAST_FRAME_SECONDS * rate)) if moment.ended else 1):
+            yield frame
+        ended += bool(moment.ended)
+        if ended == episodes:
+            return
+
+
+class Moment(NamedTuple):
+    """What is seen of a slot at one step.
+
+    Attributes:
+        picture: uint8 [H, W, 3].
+        words: The instruction; empty without one.
+        earned: The return so far.
+        ended: `success` or `end` at the last moment of an episode, otherwise empty.
+    """
+
+    picture: Frame
+    words: str
+    earned: float
+    ended: str = ""
+
+
+def moments(actor: Actor, env: EnvSpec) -> Iterator[Moment]:
+    """Plays the first slot of `actor` without end, one step for each moment. The step that resets has none."""
+    step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.core_state.shape[1]))
+    earned = 0.0
+    while True:
         picture = actor.env.render(0)
         actor.unroll(step)
         words = _instruction(step["instruction"][0, 0].tolist(), env.vocabulary) if env.instruction_length else ""
-        frame = captioned(picture, f"{words}\nreturn {earned:.2f}", size)
-        size = frame.shape[:2]
-        yield frame
+        yield Moment(picture, words, earned)
         # An interrupted episode has no return: the next one starts from 0.
         earned = 0.0 if step["interrupted"][0, 0] else earned + float(step["reward"][0, 0])
         if not np.isnan(float(step["episode_return"][0, 0])):
-            ended += 1
             how = "success" if float(step["success"][0, 0]) == 1 else "end"
-            frame = captioned(actor.env.render(0), f"{words}\nreturn {earned:.2f}: {how}", size)
-            for _ in range(max(1, round(_LAST_FRAME_SECONDS * rate))):
-                yield frame
-            # The step that resets has no frame.
+            yield Moment(actor.env.render(0), words, earned, how)
             actor.unroll(step)
             earned = 0.0
 

@@ -18,7 +18,7 @@ from conf.allowlist import check_external_names, external_names
 from conf.composition import flatten
 from conf.loading import load_train, save_train, to_dict, train_from_dict
 from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
-from envs.scores import human_scores
+from envs.scores import normalising_scores
 from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import read_json, write_json
@@ -92,7 +92,7 @@ def is_finished(config: TrainConfig) -> bool:
         return False
     content = newest_intact(found).content
     env = env_from_dict(content["env"])
-    statistics = Statistics(env.tasks, human_scores(env))
+    statistics = Statistics(env.tasks, normalising_scores(env))
     try:
         counters = content["learner"]["counters"]
         frames, updates = int(counters["steps"]) * env.action_repeat, int(counters["updates"])

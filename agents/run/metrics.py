@@ -72,7 +72,7 @@ class TaskStatistics:
 
 
 class Statistics:
-    """Statistics of all tasks, named in the order of their ids. `scores` normalise the returns (`envs.scores.human_scores`)."""
+    """Statistics of all tasks, named in the order of their ids. `scores` normalise the returns (`envs.scores.normalising_scores`)."""
 
     def __init__(self, tasks: tuple[str, ...], scores: Mapping[str, Score] = MappingProxyType({})) -> None:
         self.tasks = {task: TaskStatistics() for task in tasks}

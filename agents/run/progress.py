@@ -32,7 +32,9 @@ _COLUMNS = (
 )
 """Columns of the table: means over episodes, and counts."""
 
-SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
+SCORES = (
+    "normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
+)
 
 _LONGEST_CURVE = 60
 

@@ -39,7 +39,7 @@ from agents.setup.unknown_words import UnknownInstructions
 from conf.allowlist import run_arguments
 from conf.loading import to_dict
 from conf.schema import TrainConfig
-from envs.scores import human_scores
+from envs.scores import normalising_scores
 from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import write_json
@@ -87,7 +87,7 @@ class Session:
         network = builder.build_network(config, env).to(plan.device)
         self.group = DataParallelGroup(config.learner.num_processes)
         self.learner = learner = builder.build_learner(config, env, network, plan, reduce=self.group.reduce)
-        self.statistics, positions = Statistics(env.tasks, human_scores(env)), StreamPositions()
+        self.statistics, positions = Statistics(env.tasks, normalising_scores(env)), StreamPositions()
         saved = folder.load_newest_checkpoint(Path(config.run), warn) if config.resume else None
         restored = ResumeState()
         if saved:
@@ -273,7 +273,8 @@ class Session:
         return INTERRUPTED if self.interruption.wanted else DONE
 
     def save_after(self, error: Exception) -> None:
-        """Saves a run that `error` ends, and adds a note to the error that states what was saved. Does nothing after `close`.
+        """Saves a run that `error` ends, with the error in result.json, and adds a note to the error that states what was saved. Does
+        nothing after `close`.
 
         The learner is between two updates, so the checkpoint has all of them.
         """
@@ -284,6 +285,9 @@ class Session:
             self._saver.folder = place
             with contextlib.suppress(NonFiniteError):
                 self._save()
+            with self._saver.tolerate_failure("result.json"):
+                ended = {"finished": False, "ended_by": "error", "error": str(error)}
+                write_json(place / layout.RESULT, self._result() | ended)
         error.add_note(self._saver.describe_saved_state(self.learner.counters.updates))
         if isinstance(error, NonFiniteError):
             with self._saver.tolerate_failure("diagnosis.json"):

@@ -23,7 +23,7 @@ from agents.setup.plan import Plan, check_schedule, make_plan
 from agents.trajectory import num_bytes
 from conf.checks import check_columns
 from conf.schema import TrainConfig
-from envs.scores import human_scores
+from envs.scores import normalising_scores
 from envs.spec import EnvSpec
 from envs.suite import EnvConfig
 from envs.suites import get_suite
@@ -157,7 +157,7 @@ def check_resources(needs: Needs, suggest: Callable[[str], str]) -> None:
 
 def check_thresholds(config: TrainConfig, env: EnvSpec) -> None:
     """Raises InputError if `stop_at` names a score and the tasks have no reference scores."""
-    if "score" in (config.stop_at or {}) and not human_scores(env):
+    if "score" in (config.stop_at or {}) and not normalising_scores(env):
         raise InputError(
             f"stop_at={config.stop_at} needs reference scores of every task and env={env.suite} has none: use success or return."
         )

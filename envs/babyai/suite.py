@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 
 from envs.babyai import levels
 from envs.engines.base import Engine
+from envs.engines.envpool_engine import EnvpoolEngine, Family, registered_ids
 from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
 from system.errors import InputError, unknown_name, unknown_task
 
 ENGINES = ("envpool", "minigrid")
+
+_FAMILY = Family(show=lambda seen: {"image": seen["image"]}, text="mission", goal_ends=True)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -65,9 +68,7 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
 
 def make_engine(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
     if spec.engine == "envpool":
-        from envs.babyai.envpool_engine import EnvpoolEngine
-
-        return EnvpoolEngine(spec, slots, split, config.threads)
+        return EnvpoolEngine(_FAMILY, spec, slots, split, config.threads)
     from envs.babyai.minigrid_engine import make_level
 
     return GymnasiumEngine(make_level, spec, slots, split, instruction_key="mission")
@@ -113,11 +114,10 @@ def _check_level(task: str, engine: str) -> None:
 
 
 def _registered_levels(engine: str) -> set[str]:
-    if engine == "envpool":
-        from envs.babyai.envpool_engine import registered_levels
-    else:
-        from envs.babyai.minigrid_engine import registered_levels
-    return {name for name in registered_levels() if name.startswith(("BabyAI-", "MiniGrid-"))}
+    from envs.babyai.minigrid_engine import registered_levels
+
+    ids = registered_ids() if engine == "envpool" else registered_levels()
+    return {name for name in ids if name.startswith(("BabyAI-", "MiniGrid-"))}
 
 
 def _action_count(task: str) -> int:

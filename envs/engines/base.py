@@ -64,7 +64,19 @@ class FreezableEngine(Engine, Protocol):
 
 
 @runtime_checkable
-class SlotEngine(Engine, Protocol):
+class SuccessEngine(Engine, Protocol):
+    """An engine that reports whether an episode was a success.
+
+    Attributes:
+        success: f32 [S], always the same array: 1 or 0 for an episode that ended in this step; undefined for other slots. NaN if the
+            environment does not report whether the episode was a success.
+    """
+
+    success: NDArray[np.float32]
+
+
+@runtime_checkable
+class SlotEngine(SuccessEngine, Protocol):
     """An engine with an environment of its own for every slot. The slot can change its task between two episodes.
 
     It breaks an episode off if its environment gives an observation or a reward that is not finite. This follows from the seeds and the
@@ -76,13 +88,10 @@ class SlotEngine(Engine, Protocol):
             they show the last valid observation again, with reward 0, and the next step resets. The episode never ends otherwise.
         episode: i64 [S], always the same array: number of the episode that is played, or was broken off. Numbers of episodes that could
             not begin are skipped.
-        success: f32 [S], always the same array: 1 or 0 for an episode that ended in this step; undefined for other slots. NaN if the
-            environment does not report whether the episode was a success.
     """
 
     interrupted: NDArray[np.bool_]
     episode: NDArray[np.int64]
-    success: NDArray[np.float32]
 
     def take_faults(self) -> list[Fault]:
         """Returns the faults since the last call."""

@@ -13,6 +13,7 @@ from run_folders import TASKS, change, composed, write_json, write_run
 from ablation.analysis.results import Results
 from ablation.load import load_folders, load_grid
 from conf.loading import compose_train
+from envs.spec import Score
 from envs.suites import make_spec
 from system.errors import InputError
 
@@ -87,6 +88,15 @@ def test_returns_become_scores_if_every_task_has_reference_scores(runs: Path) ->
     assert run.values["map-0"] == pytest.approx((0.8 - blind) / (1 - blind))
     assert run.probed["swap"]["map-0"] == pytest.approx(-blind / (1 - blind))
     assert run.curve.values["map-1"][-1] == pytest.approx((0.8 - blind) / (1 - blind))
+
+
+def test_returns_become_percentages_between_published_ends(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = dict.fromkeys(TASKS, Score(random=-1.0, human=3.0, reference="maximum"))
+    monkeypatch.setattr("ablation.load.reference_scores", lambda config: published)
+    results = load_folders([str(runs)])
+    assert (results.measure.name, results.measure.best, results.measure.floor) == ("score", 100, 0)
+    assert "maximum 100" in results.measure.label
+    assert results.of("mi")[0].values["map-0"] == pytest.approx(45)
 
 
 def test_runs_that_cannot_be_compared_are_problems_and_the_rest_is_reported(tmp_path: Path) -> None:

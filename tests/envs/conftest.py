@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +9,26 @@ from typing import Any
 import deepmind_lab
 import pytest
 from dmlab30_cases import Spy
+from newer_envpool import FAKE_ENVPOOL, has_newer_envpool
 
 from envs.atari import suite as atari
 from envs.vizdoom import suite as vizdoom
 
 _EMULATORS: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
 _GAMES: dict[tuple[str, int], list[KeptGame]] = defaultdict(list)
+
+
+@pytest.fixture
+def newer_envpool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """envpool 1.2.7 or later, or the fake of it where none is installed."""
+    if not has_newer_envpool():
+        spec = importlib.util.spec_from_file_location("envpool", FAKE_ENVPOOL / "envpool" / "__init__.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setitem(sys.modules, "envpool", module)
+        # The version of an installed package is that of the first folder of the path that has one.
+        monkeypatch.syspath_prepend(FAKE_ENVPOOL)
 
 
 @pytest.fixture(autouse=True)

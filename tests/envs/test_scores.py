@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from envs.atari.games import GAMES
 from envs.atari.suite import AtariConfig, make_spec
 from envs.conditional.suite import ConditionalConfig
-from envs.scores import AGGREGATES, aggregate, human_scores, mean_capped, normalised
+from envs.scores import AGGREGATES, aggregate, mean_capped, normalised, normalising_scores
 from envs.spec import Score
 from envs.suites import make_spec as make_spec_of
 
@@ -61,12 +61,14 @@ def test_random_play_is_0_and_a_human_100() -> None:
         np.testing.assert_allclose(ends, [0, 100], atol=1e-9)
 
 
-def test_a_suite_has_scores_if_all_its_tasks_have_human_scores() -> None:
+def test_a_suite_has_scores_if_all_its_tasks_have_a_human_or_a_published_maximum() -> None:
     pytest.importorskip("ale_py")
     spec = make_spec(AtariConfig(tasks=["Pong", "Breakout"]))
-    assert set(human_scores(spec)) == {"Pong", "Breakout"}
-    assert human_scores(replace(spec, scores={"Pong": spec.scores["Pong"]})) == {}
+    assert set(normalising_scores(spec)) == {"Pong", "Breakout"}
+    assert normalising_scores(replace(spec, scores={"Pong": spec.scores["Pong"]})) == {}
+    maximum = {task: replace(score, reference="maximum") for task, score in spec.scores.items()}
+    assert set(normalising_scores(replace(spec, scores=maximum))) == {"Pong", "Breakout"}
     # The reference of a synthetic task is the best return, not a human's.
     conditional = make_spec_of(ConditionalConfig(tasks=["map"]))
     assert conditional.scores
-    assert human_scores(conditional) == {}
+    assert normalising_scores(conditional) == {}

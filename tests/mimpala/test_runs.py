@@ -24,11 +24,11 @@ def folder(tmp_path: Path) -> Path:
     change(top / "grid" / "interrupted" / "result.json", finished=False, ended_by="signal")
     write_run(top / "paused")
     change(top / "paused" / "result.json", finished=False, ended_by="pause")
-    for name in ("failed", "stopped"):
-        write_run(top / name)
-        (top / name / "result.json").unlink()
-        (top / name / "evaluation.json").unlink()
-    (top / "failed" / "diagnosis.json").write_text("{}", encoding="utf-8")
+    write_run(top / "failed")
+    change(top / "failed" / "result.json", finished=False, ended_by="error")
+    write_run(top / "stopped")
+    (top / "stopped" / "result.json").unlink()
+    (top / "stopped" / "evaluation.json").unlink()
     write_run(top / "damaged")
     change(top / "damaged" / "evaluation.json", tasks={"map-0": {"episodes": -1}})
     shutil.copytree(top / "finished", top / "torn")
@@ -53,9 +53,60 @@ def test_every_state_is_told(folder: Path) -> None:
     assert found["stopped"].evaluation is None
 
 
+def test_a_run_that_was_continued_and_killed_is_not_finished(tmp_path: Path) -> None:
+    """Its result.json is still that of its earlier end."""
+    run = write_run(tmp_path / "a")
+    change(run / "result.json", ended_by="total_frames", frames=1024)
+
+    def state() -> str:
+        (one,) = runs.find_runs([str(run)])
+        return one.state
+
+    assert state() == "finished"
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    (run / "config.yaml").write_text(config.replace("total_frames: 1000", "total_frames: 2000"), encoding="utf-8")
+    assert state() == "stopped"
+    # A run that reached its threshold has fewer frames.
+    change(run / "result.json", ended_by="stop_at")
+    assert state() == "finished"
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"updates": 8, "frames": 1100}) + "\n")
+    assert state() == "stopped"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "env: {name: 2020-01-01}\nfusion: {name: mi}\nseed: 0\ntotal_frames: 1\n",
+        "env: {name: x}\nfusion: 1\nseed: 0\ntotal_frames: 1\n",
+        "env: {name: x}\nfusion: {name: mi}\nseed: 2020-01-01\ntotal_frames: -1\n",
+        "env: &a {name: x}\nfusion: *a\n",
+        "env: !!python/object/apply:os.system [ls]\nfusion: 1\n",
+        "env: [\nfusion",
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_hostile_configuration_is_one_sentence(
+    tmp_path: Path, config: str, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    assert runs.main([str(tmp_path), *flags]) == 0
+    output, errors = capsys.readouterr()
+    problem = json.loads(output)[0]["problem"] if flags else errors.rstrip("\n")
+    assert problem.startswith(str(tmp_path / "config.yaml")) and "\n" not in problem
+    assert "damaged" in output
+
+
+def test_a_huge_return_is_short(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    (run / "metrics.jsonl").write_text('{"updates": 7, "frames": 9, "mean/return": -1e300}\n', encoding="utf-8")
+    (one,) = runs.find_runs([str(run)])
+    assert str(one.training) == "return -1e+300"
+
+
 def test_the_newest_log_step_and_scores_are_shown(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a")
-    step = {"frames": 500, "mean/return": 3.0, "mean/success": 0.25, "score/mean": 41.26}
+    step = {"updates": 7, "frames": 500, "mean/return": 3.0, "mean/success": 0.25, "score/mean": 41.26}
     (run / "metrics.jsonl").write_text(json.dumps(step) + "\n", encoding="utf-8")
     change(run / "evaluation.json", scores={"aggregate": {"mean": {"score": 57.6, "interval": None}}})
     (one,) = runs.find_runs([str(run)])
@@ -102,6 +153,36 @@ def test_two_runs_are_compared(folder: Path, capsys: pytest.CaptureFixture[str])
     first = lines.index(["keys", "that", "differ", str(folder / "finished"), str(folder / "paused")])
     assert lines[first + 1 : first + 3] == [["fusion.name", "mi", "gated"], ["seed", "3", "0"]]
     assert ["state", "finished", "paused"] in lines and ["parameters", "99", "99"] in lines
+    assert runs.main(["diff", "--json", str(folder / "finished"), str(folder / "paused")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["keys"] == {"fusion.name": ["mi", "gated"], "seed": [3, 0]}
+    assert [figures["state"] for figures in found["figures"]] == ["finished", "paused"]
+
+
+def test_equal_runs_and_empty_folders(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs.main(["diff", str(folder / "paused"), str(folder / "stopped")]) == 0
+    assert capsys.readouterr().out.startswith("no key differs\n")
+    (tmp_path / "empty").mkdir()
+    assert runs.main([str(tmp_path / "empty")]) == 0
+    assert capsys.readouterr().out == f"no run in {tmp_path / 'empty'}\n"
+    assert runs.main(["--json", str(tmp_path / "empty")]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_small_differences_and_long_values_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "a", "learner.entropy_cost=0.003300000001")
+    write_run(tmp_path / "b", "learner.entropy_cost=0.0033")
+    for name, task in (("a", "map-7"), ("b", "map-8")):
+        path = tmp_path / name / "config.yaml"
+        tasks = [*(f"memory-{number}" for number in range(9)), task, *(f"map-{number}" for number in range(6))]
+        text = path.read_text(encoding="utf-8").replace("  - map-0\n  - map-1\n", "".join(f"  - {t}\n" for t in tasks))
+        path.write_text(text, encoding="utf-8")
+    output = io.StringIO()
+    monkeypatch.setattr(runs, "TextConsole", lambda: Console(file=output, width=80))
+    assert runs.main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    shown = output.getvalue()
+    assert "0.003300000001" in shown and "map-7" in shown and "map-8" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ def test_lines_report_finished_jobs_and_rarely_running_ones(
         bar.finish(Outcome(job=ONE, result={}, seconds=7.4))
         monkeypatch.setattr(program, "_LINE_SECONDS", 0)
         bar.update(OTHER, 0.999)
-    assert capsys.readouterr().out.splitlines() == [
+    # Without the time at the start of each line.
+    assert [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()] == [
         "one 25%  other 50% (1 of 3)",
         "one: 7 s (2 of 3)",
         "other 99% (2 of 3)",
@@ -98,6 +99,8 @@ def test_the_bar_counts_parts_of_running_jobs(
         bar.update(ONE, 0.5)
         bar.update(OTHER, 0.5)
         bar.finish(Outcome(job=ONE, result={}, seconds=7.4))
+        assert bar._live
+        bar._live.refresh()
     shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", capsys.readouterr().out)
     assert "study" in shown and " 62% 2/4 " in shown
 

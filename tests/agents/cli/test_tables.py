@@ -26,6 +26,10 @@ def example(**options: int | str) -> FittedTable:
     return FittedTable(headings, rows, [Row("mean", ["0.123", "-", "", "", ""], "bold")], **options)  # type: ignore[arg-type]
 
 
+def test_a_table_without_rows_has_its_first_heading() -> None:
+    assert lines(FittedTable(["task", "return"], []), 80) == ["task"]
+
+
 def test_a_wide_table_has_all_columns_with_content() -> None:
     assert example().fits(200)
     found = lines(example(title="a [title]"), 200)

@@ -109,6 +109,9 @@ def test_a_run_that_ends_with_refused_updates_writes_a_diagnosis(
     error = capsys.readouterr().err
     assert "3 updates in a row without finite numbers" in error and str(tmp_path / "diagnosis.json") in error
     assert "The run was saved up to here" in error
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert (result["finished"], result["ended_by"], result["updates"]) == (False, "error", 4)
+    assert "3 updates in a row without finite numbers" in result["error"]
     content = load_checkpoint(find_checkpoint(tmp_path, print))
     assert content["learner"]["counters"] == {
         "updates": 4,

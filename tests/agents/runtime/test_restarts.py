@@ -310,9 +310,7 @@ def test_too_many_restarts_raise_with_a_summary() -> None:
         for _ in range(20):
             runtime.collect()
     message = str(caught.value)
-    assert message.startswith(
-        "3 restarts within 300 s exceed runtime.max_restarts=2:\n  3 x actor 0 failed: "
-    )
+    assert message.startswith("3 restarts within 300 s exceed runtime.max_restarts=2:\n  3 x actor 0 failed: ")
     assert "Traceback" in message and "counting.py" in message
 
 

@@ -74,7 +74,7 @@ def first_states(engine: str, task: str) -> list[State]:
     states = []
     for seed in range(RESETS // count):
         images = env.reset(seed=seed)[0]["image"]
-        raw = inside._pools[0].envs.debug_states() if engine == "envpool" else inside._envs
+        raw = inside.pools[0].envs.debug_states() if engine == "envpool" else inside._envs
         read = _of_envpool if engine == "envpool" else _of_minigrid
         states += [read(one, image.copy()) for one, image in zip(raw, images, strict=True)]
     env.close()
