@@ -129,7 +129,7 @@ class LearnerConfig:
         reward_transform: Of the rewards in the loss (agents/learning/rewards.py). Reported returns are raw.
         reward_clip: Of `clip`: rewards are clipped to [-c, c]; 0 = no clipping.
         reduction: `mean` over valid steps, or `sum` as in the IMPALA paper.
-        value_loss: Of the value: `mse` (squared error) or `hl_gauss` (cross-entropy of a histogram, agents/learning/hl_gauss.py).
+        value_loss: Of the value: `mse` (squared error) or `hl_gauss` (cross-entropy of a histogram, docs/values.md).
         value_bins: Of `hl_gauss`: bins of each task's histogram.
         value_bound: Of `hl_gauss`: bound of its support, in standard deviations of the value targets.
         popart: Whether value targets are normalised per task.
@@ -256,7 +256,7 @@ class TrainConfig:
         seed: Root of all random numbers.
         run: The run folder; empty = runs/<env>-<fusion>-<context>-<other keys of the command line>-seed<seed>.
         resume: Whether to continue the run in that folder.
-        init: A run, or a checkpoint of one, whose agent a new run starts with (agents/run/transfer.py); empty = a new agent.
+        init: A run, or a checkpoint of one, whose agent a new run starts with (agents/setup/transfer.py); empty = a new agent.
         allow: Modules, files and folders that the resumed run's configuration may name (conf/allowlist.py), in addition to those that
             the command line names in their own keys.
         plugins: Modules with the user's own parts (agents/setup/plugins.py), as in an import.

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from agents.learning import losses
 from agents.learning.compile import Compiled
-from agents.learning.hl_gauss import histogram, move_support
 from agents.learning.popart import (
     MOST_COUNTED,
     SURGE_CLIP,
@@ -20,6 +19,7 @@ from agents.learning.popart import (
     PopArt,
     bounded_update,
     initial_popart,
+    move_support,
     rescale_head,
     sigma,
     target_sums,
@@ -232,7 +232,7 @@ class Objective:
             return baseline, losses.baseline_loss(baseline, targets, mask)
         logits = head.logits(features, task)
         in_bins = (targets.masked_fill(~mask, 0.0) - head.shift[task]) / head.scale[task, 0]
-        return head.decode(logits, task), losses.histogram_loss(logits, histogram(in_bins, head.centres), mask)
+        return head.decode(logits, task), losses.histogram_loss(logits, losses.histogram(in_bins, head.centres), mask)
 
     @torch.no_grad()
     def _make_targets(self, staged: Staged, features: Tensor, log_probs: Tensor) -> _Targets:
@@ -302,8 +302,8 @@ class Objective:
         return [total.to(part.dtype) for total, part in zip(totals, parts, strict=True)]
 
     def _set_popart(self, new: PopArt, old_sigma: Tensor) -> Tensor:
-        """Sets PopArt's moments and rescales the head so that its values stay equal (agents/learning/hl_gauss.py: but for a move of
-        the support). Returns the new sigma, [K].
+        """Sets PopArt's moments and rescales the head so that its values stay equal (but for a move of a histogram's support,
+        agents.learning.popart.move_support). Returns the new sigma, [K].
         """
         old, head, new_sigma = self.popart, self.network.value_head, sigma(new)
         rescale_head(*head.output_layer, old.mu, old_sigma, new.mu, new_sigma)

@@ -61,7 +61,7 @@ class HistogramHead(nn.Module):
     """A distribution over B bins for each task: p = softmax(W_task f + b_task), n = scale_task sum_i p_i c_i + shift_task.
 
     features [..., F], task [...] -> n [...], the normalised baseline of PopArt, as `ValueHead`. The centres c_i are those of B equal bins
-    of [-bound, bound]. `scale` [K, 1] and `shift` [K] place them relative to PopArt's moments: agents.learning.hl_gauss moves them.
+    of [-bound, bound]. `scale` [K, 1] and `shift` [K] place them relative to PopArt's moments: agents.learning.popart moves them.
 
     The initial distribution is close to a normal one with mean 0, whatever the features are.
 

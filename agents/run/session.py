@@ -28,13 +28,13 @@ from agents.run.progress import Display
 from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
 from agents.run.trackers.tracker import TrackedRun, Trackers, check_trackers
-from agents.run.transfer import start_from
 from agents.runtime.base import ActorError, Batch, StreamPositions
 from agents.runtime.processes.process import configure_process, memory_row
 from agents.runtime.restarts import Faults, record_faults
 from agents.setup import builder
 from agents.setup.plan import make_plan
 from agents.setup.preflight import MAX_SLOTS, check_evaluation, check_fits, check_network, check_thresholds
+from agents.setup.transfer import start_from
 from agents.setup.unknown_words import UnknownInstructions
 from conf.allowlist import run_arguments
 from conf.loading import to_dict

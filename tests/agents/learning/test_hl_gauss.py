@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from small_learners import everything, make_batch, make_learner
 from test_learner_loss import outputs_step_by_step
 
-from agents.learning.hl_gauss import DEVIATION, MOST_RATIO, MOST_SHIFT, histogram, lagrange_weights, move_support
-from agents.learning.popart import rescale_head, sigma
+from agents.learning.losses import DEVIATION, histogram
+from agents.learning.popart import MOST_RATIO, MOST_SHIFT, lagrange_weights, move_support, rescale_head, sigma
 from agents.network.heads import HistogramHead
 from conf.loading import compose_train
 from conf.names import VALUE_LOSSES

@@ -23,8 +23,8 @@ from agents.fusion.segments import Segments
 from agents.learning.learner import Learner
 from agents.learning.popart import SURGE_MEMORY, PopArt, sigma
 from agents.network.context import distinct_contexts
-from agents.run.transfer import copy_agent, start_from
 from agents.setup.builder import build_learner, build_network
+from agents.setup.transfer import copy_agent, start_from
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from conf.loading import compose_train, load_train
 from conf.names import CONTEXTS, TASK_ENCODINGS, VALUE_LOSSES
