@@ -145,7 +145,9 @@ def test_twenty_updates_equal_those_of_one_learner(
     assert lacking == 20
     assert reduce.calls == 2 * 20 * len(several), "an update makes two sums"
     for learner in several:
-        torch.testing.assert_close(state(learner), state(single), rtol=1e-5, atol=1e-5)
+        # A move of a histogram's support multiplies the rounding of its new place by the differences of neighbouring logits.
+        tolerance = 5e-5 if value_loss == "hl_gauss" else 1e-5
+        torch.testing.assert_close(state(learner), state(single), rtol=tolerance, atol=tolerance)
         # Bit for bit: otherwise the learners would drift apart.
         torch.testing.assert_close(state(learner), state(several[0]), rtol=0, atol=0)
         assert learner.counters == single.counters
