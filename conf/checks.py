@@ -39,6 +39,11 @@ def check_train(config: TrainConfig) -> None:
     check_thresholds(config)
     if config.match_params and config.match_params not in FUSIONS and not config.match_params.isdecimal():
         raise unknown_name("match_params", config.match_params, ("a number", *FUSIONS))
+    if config.learner.value_loss == "hl_gauss" and not config.learner.popart:
+        raise InputError(
+            "learner.value_loss=hl_gauss places its bins by PopArt's moments and learner.popart=false has none: use learner.popart=true or "
+            "learner.value_loss=mse."
+        )
     check_columns(config.learner, config.runtime)
 
 

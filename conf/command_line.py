@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from system.files import is_text
 
 TEXT_KEYS = frozenset(
-    ("run", "folder", "report", "output", "corpus", "runtime.address", "env.level_cache", "env.dataset_path")
+    ("run", "init", "folder", "report", "output", "corpus", "runtime.address", "env.level_cache", "env.dataset_path")
 )
 """Keys whose value is any text, usually a file name. Hydra would read 2024_01_01 as a number and a,b as two values."""
 

@@ -26,10 +26,11 @@ INSTRUCTION_ENCODERS = ("lstm", "gru", "bag", "transformer", "table")
 """Of the instruction (agents.network.instructions.READERS, and `table`)."""
 UNSEEN = ("refuse", "words")
 CORES = ["lstm", "gru", "mingru", "mogrifier", "mlstm", "mi_lstm", "feedforward"]
-TORSOS = ["auto", "grid", "shallow", "deep", "mlp"]
+TORSOS = ["auto", "grid", "shallow", "deep", "impoola", "mlp"]
 INITIALIZATIONS = ("scaled", "sonnet", "torch")
 
 LOSSES = ("impala", "appo")
+VALUE_LOSSES = ("mse", "hl_gauss")
 ADVANTAGE_NORMALIZATIONS = ("none", "batch", "task")
 OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam", "muon")
 REWARD_TRANSFORMS = ("clip", "soft_asymmetric", "soft_asymmetric_paper", "none")

@@ -144,6 +144,9 @@ class LearnerConfig:
         reward_transform: Of the rewards in the loss (agents/learning/rewards.py). Reported returns are raw.
         reward_clip: Of `clip`: rewards are clipped to [-c, c]; 0 = no clipping.
         reduction: `mean` over valid steps, or `sum` as in the IMPALA paper.
+        value_loss: Of the value: `mse` (squared error) or `hl_gauss` (cross-entropy of a histogram, docs/values.md).
+        value_bins: Of `hl_gauss`: bins of each task's histogram.
+        value_bound: Of `hl_gauss`: bound of its support, in standard deviations of the value targets.
         popart: Whether value targets are normalised per task.
         popart_step_size: Beta of PopArt's moments.
         popart_warm: Whether the first moments are plain means (agents.learning.popart.warm_step_size).
@@ -186,6 +189,9 @@ class LearnerConfig:
     reward_transform: str = choice("clip", names.REWARD_TRANSFORMS)
     reward_clip: float = number(1.0, least=0)
     reduction: str = choice("mean", names.REDUCTIONS)
+    value_loss: str = choice("mse", names.VALUE_LOSSES)
+    value_bins: int = number(51, least=4, most=2**12)
+    value_bound: float = number(10.0, least=1, most=1e6)
     popart: bool = True
     popart_step_size: float = number(3e-4, least=0, most=1)
     popart_warm: bool = False
@@ -265,6 +271,7 @@ class TrainConfig:
         seed: Root of all random numbers.
         run: The run folder; empty = runs/<env>-<fusion>-<context>-<other keys of the command line>-seed<seed>.
         resume: Whether to continue the run in that folder.
+        init: A run, or a checkpoint of one, whose agent a new run starts with (agents/setup/transfer.py); empty = a new agent.
         allow: Modules, files and folders that the resumed run's configuration may name (conf/allowlist.py), in addition to those that
             the command line names in their own keys.
         plugins: Modules with the user's own parts (agents/setup/plugins.py), as in an import.
@@ -285,6 +292,7 @@ class TrainConfig:
             to the least mean over tasks of the last 100 episodes; all must be reached. None = never.
         stop_at_success: The same for success alone; 0 = never.
         match_params: A number of parameters, or a fusion whose number of parameters the agent gets (agents/setup/match_params.py).
+        critic_width: Units of a hidden layer of the value alone, as a multiple of core.size; 0 = no such layer.
         initialization: Initial weights (agents/network/initialization.py).
     """
 
@@ -299,6 +307,7 @@ class TrainConfig:
     seed: int = number(0, least=0, below=2**63)
     run: str = ""
     resume: bool = False
+    init: str = ""
     allow: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
     device: str = "auto"
@@ -315,6 +324,7 @@ class TrainConfig:
     stop_at: Any = None
     stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
+    critic_width: float = number(0.0, least=0, most=2**8)
     initialization: str = choice("scaled", names.INITIALIZATIONS)
 
 

@@ -15,7 +15,7 @@ import conf
 from agents.evaluation.probes import ALL, PROBES
 from agents.fusion import FUSION_NAMES, FUSIONS, SITES
 from agents.fusion.spatial import SPATIAL_FUSIONS
-from agents.learning.losses import LOSSES, NORMALIZATIONS
+from agents.learning.losses import LOSSES, NORMALIZATIONS, VALUE_LOSSES
 from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.rewards import REWARD_TRANSFORMS
 from agents.learning.vtrace import PG_BOOTSTRAPS
@@ -77,6 +77,7 @@ def refusal(*overrides: str) -> str:
         (names.REWARD_TRANSFORMS, REWARD_TRANSFORMS),
         (names.PG_BOOTSTRAPS, PG_BOOTSTRAPS),
         (names.LOSSES, LOSSES),
+        (names.VALUE_LOSSES, VALUE_LOSSES),
         (names.ADVANTAGE_NORMALIZATIONS, NORMALIZATIONS),
         (names.PROBES, (*PROBES, ALL)),
         (names.LOGGERS, TRACKERS),

@@ -10,6 +10,7 @@ import conf
 from agents.setup import builder, preflight
 from agents.setup.plan import make_plan
 from conf.loading import compose_train
+from envs.babyai import levels
 from envs.suites import SUITES, make_spec
 
 ATARI57 = ["atari57_impala", "atari57_popart", "atari57_mi"]
@@ -84,6 +85,44 @@ def test_few_frames_fits_every_suite(suite: str) -> None:
 def test_memory_fits_every_suite(suite: str) -> None:
     learner = compose_train([f"env={suite}", "experiment=memory"]).learner
     assert (learner.optimizer, learner.learning_rate) == ("muon", 1e-3)
+
+
+MT5 = ("DoorKey-6x6", "LavaGapS7", "RedBlueDoors-6x6", "DistShift1", "MemoryS11")
+MOORE = {
+    "mt3": ("LavaGapS7", "RedBlueDoors-6x6", "MemoryS11"),
+    "mt5": MT5,
+    "mt7": (
+        *("DoorKey-6x6", "DistShift1", "RedBlueDoors-6x6", "LavaGapS7", "MemoryS11"),
+        *("SimpleCrossingS9N2", "MultiRoom-N2-S4"),
+    ),
+    "tl3_5": ("DoorKey-6x6", "DistShift1"),
+    "tl5_7": ("SimpleCrossingS9N2", "MultiRoom-N2-S4"),
+}
+"""Tasks in the order of run_minigrid_ppo_mt.py and run_minigrid_ppo_tl.py of AhmedMagdyHendawy/MOORE."""
+
+
+@pytest.mark.parametrize("name", MOORE)
+def test_minigrid_presets_have_the_published_tasks_and_budget(name: str) -> None:
+    config = compose_train([f"experiment=minigrid_{name}"])
+    assert config.env.tasks == [f"MiniGrid-{task}-v0" for task in MOORE[name]]
+    # 100 epochs of 2,000 steps for each task, then 16 episodes of each.
+    assert (config.total_frames, config.evaluate_episodes) == (100 * 2000 * len(MOORE[name]), 16)
+    assert config.context.name == "task" and (config.learner.discounting, config.learner.lambda_) == (0.99, 0.95)
+
+
+def test_transfers_have_the_network_of_their_source() -> None:
+    for source, target in (("mt3", "tl3_5"), ("mt5", "tl5_7")):
+        one, other = (compose_train([f"experiment=minigrid_{name}"]) for name in (source, target))
+        assert (one.fusion, one.context, one.core, one.torso) == (other.fusion, other.context, other.core, other.torso)
+
+
+def test_babyai_presets_are_levels_of_the_paper() -> None:
+    ponti = compose_train(["experiment=ponti8"])
+    # Section 3.1 of Ponti et al. 2022; PickUpLoc is registered as PickupLoc.
+    assert ponti.env.tasks == list(levels.PRESETS["paper"][:8])
+    assert ponti.stop_at == {"success": 0.99} and ponti.total_frames == compose_train([]).total_frames
+    assert compose_train(["experiment=babyai19"]) == compose_train(["env.tasks=[paper]"])
+    assert len(levels.PRESETS["paper"]) == 19
 
 
 def test_no_preset_uses_torchs_rmsprop() -> None:

@@ -6,10 +6,14 @@ agents/network/actions.py.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+VALUE_LOSSES = ("mse", "hl_gauss")
+"""Losses of the baseline: `baseline_loss` and `histogram_loss`."""
 
 LOSSES = ("impala", "appo")
 """Losses of the policy: `policy_gradient_loss` and `clipped_surrogate_loss`."""
@@ -22,6 +26,9 @@ _LEAST_DEVIATION = 0.1
 
 Without it, the noise of a task without reward would become as large as the signal of the others.
 """
+
+DEVIATION = 0.75
+"""Standard deviation of a histogram's Gaussian in widths of a bin, as its paper recommends. About six bins then have mass."""
 
 _MAX_LOG_RATIO = 20.0
 """Bound on |log pi - log mu| before the exponential, far outside of every clip, so that the surrogate stays finite."""
@@ -81,6 +88,34 @@ def baseline_loss(baseline: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         mask: bool [T, B].
     """
     return 0.5 * (targets.detach() - baseline).square().masked_fill(~mask, 0.0).sum()
+
+
+@torch.no_grad()
+def histogram(targets: Tensor, centres: Tensor) -> Tensor:
+    """HL-Gauss (Farebrother et al. 2024, section 3.1): the mass of a Gaussian around each target in every bin, [...] -> [..., B].
+
+    The sum over bins is 1. Targets outside of the support count as its ends.
+
+    Args:
+        targets: In units of the centres, finite.
+        centres: Of equal bins, [B].
+    """
+    width = centres[1] - centres[0]
+    edges = torch.cat([centres[:1] - width / 2, centres + width / 2])
+    targets = targets.clamp(edges[0], edges[-1])
+    distribution = torch.erf((edges - targets.unsqueeze(-1)) / (math.sqrt(2) * DEVIATION * width))
+    return distribution.diff(dim=-1) / (distribution[..., -1:] - distribution[..., :1])
+
+
+def histogram_loss(logits: Tensor, histogram: Tensor, mask: Tensor) -> Tensor:
+    """-sum_t sum_i q_i log p_i, p = softmax(logits): cross-entropy (Farebrother et al. 2024, section 3).
+
+    Args:
+        logits: With gradient, [T, B, bins].
+        histogram: q, constants [T, B, bins] (`histogram`).
+        mask: bool [T, B].
+    """
+    return -(histogram * logits.log_softmax(dim=-1)).sum(dim=-1).masked_fill(~mask, 0.0).sum()
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from agents.learning.popart import (
     PopArt,
     bounded_update,
     initial_popart,
+    move_support,
     rescale_head,
     sigma,
     target_sums,
@@ -27,6 +28,7 @@ from agents.learning.prefetch import Staged
 from agents.learning.rewards import transform_rewards
 from agents.learning.vtrace import vtrace
 from agents.network.agent import AgentNetwork
+from agents.network.heads import HistogramHead
 from agents.network.normalizer import Moments
 from system.words import count
 
@@ -94,11 +96,10 @@ class _Targets(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What `Objective.__call__` changes: PopArt's moments, and weight and bias of the value head."""
+    """What `Objective.__call__` changes: PopArt's moments, and the tensors of the value head."""
 
     popart: PopArt
-    weight: Tensor
-    bias: Tensor
+    head: dict[str, Tensor]
 
 
 class Objective:
@@ -194,13 +195,13 @@ class Objective:
         log_probs = actions.log_prob(policy, batch["action"])
         targets = self._make_targets(staged, features, log_probs)
         # After the targets, which rescale the value head.
-        baseline = self.network.value_head(features[:-1], task[:-1])
+        baseline, value_loss = self._value_loss(features[:-1], task[:-1], targets.baseline, mask)
         self.last = LastUpdate(targets.log_rhos, targets.values, baseline.detach(), targets.baseline, mask.clone())
         num_steps = targets.statistics.steps_by_task.sum().clamp(min=1)
         divisor = num_steps if self.reduction == "mean" else torch.ones(())
         policy_loss, sums = self._policy_loss(log_probs, batch["behaviour_log_probs"], targets.advantages, mask)
         policy_loss = policy_loss / divisor
-        value_loss = losses.baseline_loss(baseline, targets.baseline, mask) / divisor
+        value_loss = value_loss / divisor
         entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
         loss = policy_loss + self.baseline_cost * value_loss - entropy_cost * entropy
         metrics = {
@@ -222,6 +223,16 @@ class Objective:
         ratios = log_probs - behaviour_log_probs
         surrogate = losses.clipped_surrogate_loss(ratios, advantages, mask, clip_ratio=self.clip_ratio)
         return surrogate.loss, {"kl": surrogate.kl, "clipped": surrogate.clipped}
+
+    def _value_loss(self, features: Tensor, task: Tensor, targets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The normalised baseline [T, B], and its loss as a sum over steps."""
+        head = self.network.value_head
+        if not isinstance(head, HistogramHead):
+            baseline = head(features, task)
+            return baseline, losses.baseline_loss(baseline, targets, mask)
+        logits = head.logits(features, task)
+        in_bins = (targets.masked_fill(~mask, 0.0) - head.shift[task]) / head.scale[task, 0]
+        return head.decode(logits, task), losses.histogram_loss(logits, losses.histogram(in_bins, head.centres), mask)
 
     @torch.no_grad()
     def _make_targets(self, staged: Staged, features: Tensor, log_probs: Tensor) -> _Targets:
@@ -291,23 +302,25 @@ class Objective:
         return [total.to(part.dtype) for total, part in zip(totals, parts, strict=True)]
 
     def _set_popart(self, new: PopArt, old_sigma: Tensor) -> Tensor:
-        """Sets PopArt's moments and rescales the head so that its outputs stay equal. Returns the new sigma, [K]."""
+        """Sets PopArt's moments and rescales the head so that its values stay equal (but for a move of a histogram's support,
+        agents.learning.popart.move_support). Returns the new sigma, [K].
+        """
         old, head, new_sigma = self.popart, self.network.value_head, sigma(new)
-        rescale_head(head.weight, head.bias, old.mu, old_sigma, new.mu, new_sigma)
+        rescale_head(*head.output_layer, old.mu, old_sigma, new.mu, new_sigma)
+        if isinstance(head, HistogramHead):
+            move_support(head.weight, head.bias, head.scale, head.shift, head.centres)
         self.popart = new
         return new_sigma
 
     def snapshot(self) -> Snapshot:
         """A copy of what a call changes, for `restore`."""
-        head = self.network.value_head
-        return Snapshot(self.popart, head.weight.detach().clone(), head.bias.detach().clone())
+        head = self.network.value_head.state_dict()
+        return Snapshot(self.popart, {name: tensor.clone() for name, tensor in head.items()})
 
-    @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
         """The inverse of `snapshot`."""
         self.popart = snapshot.popart
-        self.network.value_head.weight.copy_(snapshot.weight)
-        self.network.value_head.bias.copy_(snapshot.bias)
+        self.network.value_head.load_state_dict(snapshot.head)
 
     def state_dict(self) -> dict[str, Tensor]:
         """PopArt."""

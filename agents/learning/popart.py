@@ -5,6 +5,7 @@ State and pure functions, for K tasks. The value head computes the normalised va
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,12 @@ SURGE_MEMORY = 100
 
 MOST_COUNTED = 2**20
 """Bound of the count of updates, above 1 / step_size of every use."""
+
+MOST_RATIO, MOST_SHIFT = 1.5, 1.0
+"""Scale and shift of a histogram's bins against the normalised targets, above which `move_support` moves them."""
+
+_MOST_DECAY = 10.0
+"""Bound on how far logits fall outside of the old support, one per bin: Adam could not raise much lower ones soon."""
 
 
 class PopArt(NamedTuple):
@@ -194,3 +201,55 @@ def rescale_head(
     ratio = old_sigma / new_sigma
     weight.mul_(ratio.unsqueeze(1))
     bias.copy_((old_sigma * bias + old_mu - new_mu) / new_sigma)
+
+
+@torch.no_grad()
+def move_support(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, centres: Tensor) -> None:
+    """Moves the bins of the tasks whose support fits badly back to scale 1 and shift 0, and interpolates their logits, all in place.
+
+    A histogram decodes n = a sum_i p_i c_i + d with p = softmax(W f + b), v = sigma n + mu. No change of W and b keeps v for every f when
+    the moments move: log p is linear in f, and the mean of p' is not an affine function of the mean of p for all f. But sum_i p_i = 1, so
+    `rescale_head` of the layer with the weight a and the bias d is exact:
+
+        a' = sigma a / sigma',   d' = (sigma d + mu - mu') / sigma'
+
+    The bins then stay where they were in units of the reward, and fit the normalised targets less and less. So when a leaves
+    [1 / MOST_RATIO, MOST_RATIO], or |d| exceeds MOST_SHIFT, the bins return to a = 1 and d = 0. The logits are interpolated at the new
+    bins by polynomials of degree 3 through the four nearest old ones. This is linear in the logits, thus a change of W and b. It is exact
+    for log-densities up to degree 3, among them that of a Gaussian. What remains is the error of its mean by sums over bins, and the mass
+    outside of the new support. The value of a learned distribution changes by at most 0.02 sigma' (tests/agents/learning/test_hl_gauss.py).
+
+    Args:
+        weight: W [K, B, F]; bias: b [K, B]; scale: a [K, 1]; shift: d [K]; centres: c [B].
+    """
+    is_moved = (scale.squeeze(1).log().abs() > math.log(MOST_RATIO)) | (shift.abs() > MOST_SHIFT)
+    # Elsewhere than on the CPU, the answer would have to be waited for.
+    if weight.device.type == "cpu" and not is_moved.any():
+        return
+    width, last = centres[1] - centres[0], len(centres) - 1
+    # The new centres, counted in old bins.
+    position = ((centres - shift.unsqueeze(1)) / scale - centres[0]) / width
+    inside = position.clamp(0, last)
+    first = (inside.floor() - 1).clamp(0, last - 3)
+    share = lagrange_weights(inside - first)
+    index = first.long().unsqueeze(2) + torch.arange(4, device=first.device)
+    matrix = torch.zeros(*position.shape, last + 1, device=weight.device, dtype=weight.dtype).scatter(2, index, share)
+    decay = ((position - inside).abs() * scale).clamp(max=_MOST_DECAY)
+    new_bias = (matrix @ bias.unsqueeze(2)).squeeze(2) - decay
+    weight.copy_(torch.where(is_moved[:, None, None], matrix @ weight, weight))
+    bias.copy_(torch.where(is_moved.unsqueeze(1), new_bias, bias))
+    scale.masked_fill_(is_moved.unsqueeze(1), 1.0)
+    shift.masked_fill_(is_moved, 0.0)
+
+
+def lagrange_weights(x: Tensor) -> Tensor:
+    """Weights of the values at 0, 1, 2, 3 in the polynomial through them at x, [...] -> [..., 4]."""
+    return torch.stack(
+        [
+            -(x - 1) * (x - 2) * (x - 3) / 6,
+            x * (x - 2) * (x - 3) / 2,
+            -x * (x - 1) * (x - 3) / 2,
+            x * (x - 1) * (x - 2) / 6,
+        ],
+        dim=-1,
+    )

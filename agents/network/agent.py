@@ -16,8 +16,8 @@ from agents.fusion.segments import Segments
 from agents.network.actions import ActionDistribution
 from agents.network.context import ContextEncoder, Contexts
 from agents.network.core import Core
-from agents.network.heads import ActionMask, ValueHead
-from agents.network.initialization import FIRST_LOGITS, keep_variance
+from agents.network.heads import ActionMask, HistogramHead, ValueHead
+from agents.network.initialization import FIRST_LOGITS, RELU_GAIN, keep_variance
 from agents.network.normalizer import ObservationNormalizer
 
 Modulations = dict[str, Modulation]
@@ -29,7 +29,7 @@ class AgentOutput(NamedTuple):
 
     Attributes:
         policy_logits: [T, B, P], input of `ActionDistribution.parameters`.
-        value_features: [T, B, F], input of the value head.
+        value_features: [T, B, F], input of the value head, behind the critic's hidden layer if there is one.
         core_state: [B, S], after the last step.
     """
 
@@ -46,6 +46,8 @@ class AgentNetwork(nn.Module):
         fusions: Fusion layers by site (agents.fusion.SITES). A site without a fusion does not see the context.
         action_counts: Number of logits of each task. The logits beyond it are masked.
         num_values: Outputs of the value head: the number of tasks with PopArt, else 1.
+        value_bins, value_bound: Bins of a HistogramHead and the bound of their support; 0 bins: a ValueHead.
+        critic_size: Units of a hidden layer of the value alone, with ReLU; 0: none. A fusion at `value` is that layer.
         normalizer: Applied to `vector` before the torso. None: no normalisation.
     """
 
@@ -61,6 +63,9 @@ class AgentNetwork(nn.Module):
         actions: ActionDistribution,
         action_counts: Sequence[int],
         num_values: int,
+        value_bins: int = 0,
+        value_bound: float = 10.0,
+        critic_size: int = 0,
         normalizer: ObservationNormalizer | None = None,
     ) -> None:
         super().__init__()
@@ -76,7 +81,19 @@ class AgentNetwork(nn.Module):
             keep_variance(self.policy, FIRST_LOGITS / core.first_output)
         self.action_mask = ActionMask(tuple(action_counts), actions.num_parameters)
         self.register_buffer("action_codes", actions.codes(), persistent=False)
-        self.value_head = ValueHead(1 if "value" in fusions else core.size, num_values)
+        is_fused = "value" in fusions
+        self.critic = nn.Linear(core.size, critic_size) if critic_size and not is_fused else None
+        if self.critic:
+            keep_variance(self.critic, RELU_GAIN)
+        self._critic_size = critic_size
+        features = critic_size or (max(1, value_bins) if is_fused else core.size)
+        self.value_head: ValueHead | HistogramHead = (
+            HistogramHead(
+                features, num_values, bins=value_bins, bound=value_bound, is_fused=is_fused and not critic_size
+            )
+            if value_bins
+            else ValueHead(features, num_values)
+        )
 
     @property
     def num_parameters(self) -> int:
@@ -142,6 +159,8 @@ class AgentNetwork(nn.Module):
             legal = inputs["action_mask"].flatten(0, 1) if "action_mask" in inputs else None
             logits = self.action_mask(logits, inputs["task"].flatten(), legal)
             value_features = self._fuse("value", y, modulations, segments) if values else y[:0]
+            if values and self._critic_size:
+                value_features = (self.critic(value_features) if self.critic else value_features).relu()
         value_features = value_features.view(length if values else 0, batch, value_features.shape[1])
         return AgentOutput(logits.view(length, batch, -1), value_features, core_state)
 

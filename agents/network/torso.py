@@ -152,9 +152,12 @@ class DeepTorso(nn.Module):
     """IMPALA's deep residual net (Espeholt et al. 2018, figure 3 right): 15 convolutions in three stages of 16, 32, 32 channels.
 
     Each stage: conv 3x3, max-pool 3x3/2 with "same" padding, two residual blocks. image uint8 [N, H, W, C] -> [N, size].
+
+    With `pools` the linear layer reads the mean of the last feature map over its positions (Impoola, Trumpp et al. 2025, at the width of
+    IMPALA's net) instead of all of it. It then has 32 inputs for images of any size.
     """
 
-    def __init__(self, shape: Sequence[int], vector_size: int, *, size: int = 256) -> None:
+    def __init__(self, shape: Sequence[int], vector_size: int, *, size: int = 256, pools: bool = False) -> None:
         super().__init__()
         height, width, channels = shape
         self.first = nn.Conv2d(channels, 16, 3, padding=1)
@@ -168,14 +171,14 @@ class DeepTorso(nn.Module):
             stages += [nn.MaxPool2d(3, stride=2, padding=1), _Residual(out), _Residual(out)]
             channels, height, width = out, (height + 1) // 2, (width + 1) // 2
         self.stages = nn.Sequential(*stages)
-        self.map_shape = channels, height, width
-        self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
+        self.map_shape, self.pools = (channels, height, width), pools
+        self.linear = nn.Linear((channels if pools else math.prod(self.map_shape)) + vector_size, size)
         keep_variance(self.linear, RELU_GAIN)
         self.size = size
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
         x = self.stages(_convolve_pixels(self.first, observation["image"])).relu_()
-        return _features(self.linear, x, observation, fuse)
+        return _features(self.linear, x, observation, fuse, pools=self.pools)
 
 
 class MLPTorso(nn.Module):
@@ -198,7 +201,7 @@ class MLPTorso(nn.Module):
         return x
 
 
-TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
+TORSOS = ("auto", "grid", "shallow", "deep", "impoola", "mlp")
 OWN_TORSOS: dict[str, Callable[[EnvSpec, int], nn.Module]] = {}
 """Torsos of plugins, by name: functions of the environments and `torso.size` (agents/setup/plugins.py)."""
 
@@ -212,9 +215,9 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
         return OWN_TORSOS[name](env, size)
     if name not in TORSOS:
         raise unknown_name("torso", name, TORSOS)
-    smallest = {"grid": 4, "shallow": 20, "deep": 1, "mlp": 0}
+    smallest = {"grid": 4, "shallow": 20, "deep": 1, "impoola": 1, "mlp": 0}
     side = min(env.observation["image"].shape[:2]) if "image" in env.observation else 0
-    fitting = {"symbolic": ("grid",), "pixels": ("shallow", "deep"), "none": ("mlp",)}[env.image_kind]
+    fitting = {"symbolic": ("grid",), "pixels": ("shallow", "deep", "impoola"), "none": ("mlp",)}[env.image_kind]
     if name == "auto":
         name = next((one for one in fitting if side >= smallest[one]), fitting[0])
     if name not in fitting:
@@ -232,7 +235,9 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
         raise InputError(f"torso={name} needs images of at least {least} and env={env.suite} has {shape}: {hint}.")
     if name == "grid":
         return GridTorso(shape, env.symbol_counts, vector_size, size=size)
-    return {"shallow": ShallowTorso, "deep": DeepTorso}[name](shape, vector_size, size=size)
+    if name == "shallow":
+        return ShallowTorso(shape, vector_size, size=size)
+    return DeepTorso(shape, vector_size, size=size, pools=name == "impoola")
 
 
 def _distinct(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,9 +260,12 @@ def _convolve_pixels(convolution: nn.Conv2d, image: Tensor) -> Tensor:
     return F.conv2d(x, convolution.weight * (1 / 255), convolution.bias, convolution.stride, convolution.padding)
 
 
-def _features(linear: nn.Linear, x: Tensor, observation: Observation, fuse: Fuse | None) -> Tensor:
-    """The last layer: the map [N, C, H, W], fused and flattened, with `vector` appended -> [N, size]."""
-    x = (x if fuse is None else fuse(x)).flatten(1)
+def _features(
+    linear: nn.Linear, x: Tensor, observation: Observation, fuse: Fuse | None, *, pools: bool = False
+) -> Tensor:
+    """The last layer: the map [N, C, H, W], fused, flattened or averaged over H and W, with `vector` appended -> [N, size]."""
+    x = x if fuse is None else fuse(x)
+    x = x.mean(dim=(2, 3)) if pools else x.flatten(1)
     if "vector" in observation:
         x = torch.cat([x, observation["vector"].to(x.dtype)], dim=1)
     return linear(x).relu_()  # type: ignore[no-any-return]

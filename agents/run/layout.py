@@ -16,7 +16,7 @@ from conf.loading import explicit_keys, to_dict
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from system.errors import InputError
 
-AGENT, CONFIG, DIAGNOSIS = "agent.json", "config.yaml", "diagnosis.json"
+AGENT, CONFIG, DIAGNOSIS, INIT = "agent.json", "config.yaml", "diagnosis.json", "init.json"
 RESULT, PROVENANCE, VOCABULARY = "result.json", "provenance.json", "vocabulary.json"
 
 

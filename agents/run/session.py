@@ -35,6 +35,7 @@ from agents.setup import builder
 from agents.setup.plan import make_plan
 from agents.setup.preflight import MAX_SLOTS, check_evaluation, check_fits, check_network, check_thresholds
 from agents.setup.sentence_tables import fill_table
+from agents.setup.transfer import start_from
 from agents.setup.unknown_words import UnknownInstructions
 from conf.allowlist import run_arguments
 from conf.loading import to_dict
@@ -55,6 +56,7 @@ def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Ite
     with sole_writer(Path(config.run)) as lock, contextlib.ExitStack() as stack:
         session = Session(config, env, lock, stack, pause_at=pause_at)
         try:
+            session.record_origin()
             yield session
         except (ActorError, LearnerError, MovedError, NonFiniteError, InputError) as error:
             session.save_after(error)
@@ -95,6 +97,7 @@ class Session:
         if saved:
             actors = plan.run.num_actors
             restored = restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
+        self._origin = start_from(config, env, learner) if config.init and not saved else None
         check_fits(config, env, network)
         check_thresholds(config, env)
         check_trackers(config.logger)
@@ -145,6 +148,13 @@ class Session:
         self._losses: dict[str, torch.Tensor] = {}
         self._update_numbers: list[int] = []
         self._evaluation: dict[str, float] = {}
+
+    def record_origin(self) -> None:
+        """Writes init.json and a first checkpoint, from which the run resumes without the run that `init` names."""
+        if self._origin:
+            with self._saver.tolerate_failure("init.json"):
+                write_json(self.folder / layout.INIT, self._origin)
+            self.save()
 
     @property
     def frames(self) -> int:

@@ -71,11 +71,14 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     # Torso, last action, last reward.
     x_size = int(torso.size) + env.num_actions + 1  # type: ignore[arg-type]
     core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
+    learner = config.learner
+    critic_size = max(1, round(config.critic_width * core.size)) if config.critic_width else 0
+    value_bins = learner.value_bins if learner.value_loss == "hl_gauss" else 0
     # Of each site: the size of its input, and the size of its output.
     sizes = {
         "core_input": (x_size, config.fusion.size),
         "policy": (core.size, actions.num_parameters),
-        "value": (core.size, 1),
+        "value": (core.size, critic_size or value_bins or 1),
     }
     fusions = {site: _build_fusion(config, context, *sizes[site]) for site in sites if site != TORSO}
     if TORSO in sites:
@@ -90,7 +93,10 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         action_counts=env.action_counts
         if env.action_kind == "discrete"
         else (actions.num_parameters,) * len(env.tasks),
-        num_values=len(env.tasks) if config.learner.popart else 1,
+        num_values=len(env.tasks) if learner.popart else 1,
+        value_bins=value_bins,
+        value_bound=learner.value_bound,
+        critic_size=critic_size,
         normalizer=ObservationNormalizer(len(env.tasks), *env.observation["vector"].shape)
         if config.env.normalize_observation
         else None,

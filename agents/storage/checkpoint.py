@@ -108,24 +108,24 @@ def newest_intact(found: Sequence[Path], warn: Callable[[str], object] = lambda 
     raise InputError(f"no checkpoint is intact ({_listed(damaged)}): put back a copy, or start another run.")
 
 
-def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
+def find_checkpoint(run: Path, warn: Callable[[str], object], *, key: str = "run") -> Path:
     """The checkpoint that `run` names: a file, a run folder (its newest intact checkpoint), or `<run folder>/best`; or the weights of an
     exported agent, which `run` names as their folder.
 
-    Warns of damaged checkpoints that were skipped. Raises InputError if there is no checkpoint.
+    Warns of damaged checkpoints that were skipped. Raises InputError, with `key` as the name of the argument, if there is no checkpoint.
     """
     if run.is_file():
         return run
     wants_best = run.name == BEST and not run.exists()
     folder = run.parent if wants_best else run
     if not folder.exists():
-        raise InputError(f"run={run} does not exist: give a run folder or a checkpoint file.")
+        raise InputError(f"{key}={run} does not exist: give a run folder or a checkpoint file.")
     # `run` may also be a folder that holds checkpoints itself.
     found = list_checkpoints(folder / CHECKPOINTS) or list_checkpoints(folder)
     if not found and (folder / WEIGHTS).exists():
         return folder / WEIGHTS
     if not found:
-        raise InputError(f"run={run} holds no checkpoint: give the folder of a run that has saved one.")
+        raise InputError(f"{key}={run} holds no checkpoint: give the folder of a run that has saved one.")
     newest = newest_intact(found, warn)
     if not wants_best:
         return newest.path
@@ -133,7 +133,7 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
     path = checkpoint_path(newest.path.parent, number)
     if not path.is_file():
         raise InputError(
-            f"run={run} is not there: the run has no best checkpoint until every task has ended an episode."
+            f"{key}={run} is not there: the run has no best checkpoint until every task has ended an episode."
         )
     return path
 

@@ -67,6 +67,7 @@ def fake_config(
     spatial: str = "",
     torso: str = "auto",
     task_encoding: str = "embedding",
+    critic_width: float = 0.0,
     **learner: object,
 ) -> TrainConfig:
     """A configuration of a tiny agent."""
@@ -79,6 +80,7 @@ def fake_config(
         learner=LearnerConfig(**learner),  # type: ignore[arg-type]
         runtime=RuntimeConfig(name="serial", slots_per_actor=4),
         precision="fp32",
+        critic_width=critic_width,
     )
 
 

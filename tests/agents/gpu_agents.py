@@ -36,8 +36,11 @@ def agents() -> dict[str, tuple[EnvSpec, TrainConfig]]:
     for name in SPATIAL_FUSIONS:
         config = config_of(fusion="gated", spatial=name, sites=sites)
         found[f"map-{name}"] = grid, config
-    for torso in ("shallow", "deep"):
+    for torso in ("shallow", "deep", "impoola"):
         found[f"torso-{torso}"] = pixels, config_of(fusion="concat", torso=torso)
+    for width in (0.0, 2.0):
+        options = {"value_loss": "hl_gauss", "popart_step_size": 0.9, "critic_width": width}
+        found[f"values-{width}"] = fake_env(), config_of(fusion="mi", **options)
     found["no context"] = fake_env(), config_of(fusion="concat", context="none")
     found["rmsprop"] = fake_env(), config_of(optimizer="rmsprop", reduction="sum", popart=False)
     return found

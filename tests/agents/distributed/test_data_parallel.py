@@ -17,7 +17,7 @@ from pairwise import pairwise
 from torch import Tensor
 
 from agents.learning.learner import Learner
-from agents.learning.losses import NORMALIZATIONS
+from agents.learning.losses import NORMALIZATIONS, VALUE_LOSSES
 from agents.learning.nonfinite import NonFiniteError, steps_by_task
 from agents.learning.optimizers import OPTIMIZERS
 from agents.setup.builder import build_learner
@@ -115,13 +115,14 @@ def test_learners_share_the_moments_of_observations_and_a_surge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "reduction", "cuts", "normalize"),
-    pairwise(OPTIMIZERS, ("mean", "sum"), ([4], [3, 5]), ("impala", *NORMALIZATIONS)),
+    ("optimizer", "reduction", "cuts", "normalize", "value_loss"),
+    pairwise(OPTIMIZERS, ("mean", "sum"), ([4], [3, 5]), ("impala", *NORMALIZATIONS), VALUE_LOSSES),
 )
 def test_twenty_updates_equal_those_of_one_learner(
-    optimizer: str, reduction: str, cuts: list[int], normalize: str
+    optimizer: str, reduction: str, cuts: list[int], normalize: str, value_loss: str
 ) -> None:
     options: dict[str, object] = {"optimizer": optimizer, "reduction": reduction, "kl_bound": 0.05}
+    options["value_loss"] = value_loss
     if normalize != "impala":
         options |= {"loss": "appo", "normalize_advantage": normalize, "popart_warm": True}
     single, reduce = make_learner(**options), Sums(len(cuts) + 1)
@@ -144,7 +145,9 @@ def test_twenty_updates_equal_those_of_one_learner(
     assert lacking == 20
     assert reduce.calls == 2 * 20 * len(several), "an update makes two sums"
     for learner in several:
-        torch.testing.assert_close(state(learner), state(single), rtol=1e-5, atol=1e-5)
+        # A move of a histogram's support multiplies the rounding of its new place by the differences of neighbouring logits.
+        tolerance = 5e-5 if value_loss == "hl_gauss" else 1e-5
+        torch.testing.assert_close(state(learner), state(single), rtol=tolerance, atol=tolerance)
         # Bit for bit: otherwise the learners would drift apart.
         torch.testing.assert_close(state(learner), state(several[0]), rtol=0, atol=0)
         assert learner.counters == single.counters

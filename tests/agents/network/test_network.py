@@ -17,7 +17,8 @@ from agents.fusion.spatial import SPATIAL_FUSIONS
 from agents.network.agent import AgentNetwork, AgentOutput
 from agents.network.context import distinct_contexts
 from agents.network.core import CORES
-from agents.network.heads import ActionMask, ValueHead
+from agents.network.heads import ActionMask, HistogramHead, ValueHead
+from agents.setup.builder import build_network
 from agents.trajectory import OBSERVED, Trajectory
 from conf.names import CONTEXTS
 
@@ -176,13 +177,19 @@ def test_actions_that_a_task_lacks_are_removed() -> None:
     assert (probabilities[:, [0, 2]] > 0).all() and (probabilities[:, [1, 3], :3] > 0).all()
 
 
-@pytest.mark.parametrize("core", sorted(CORES))
-def test_every_parameter_learns(core: str) -> None:
-    network = fake_network(ENV, fake_config(core=core))
+VALUES: list[dict[str, object]] = [{}, {"critic_width": 0.5}, {"value_loss": "hl_gauss", "critic_width": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("core", "values"), [*((core, {}) for core in sorted(CORES)), *(("lstm", options) for options in VALUES[1:])]
+)
+@pytest.mark.parametrize("sites", [("core_input", "policy", "value"), ("core_input",)])
+def test_every_parameter_learns(core: str, values: dict[str, object], sites: tuple[str, ...]) -> None:
+    network = fake_network(ENV, fake_config(core=core, sites=sites, **values))  # type: ignore[arg-type]
     batch = fake_batch(ENV, network.core_state_size, T, 16)
     output = unroll(network, observed(batch), batch["core_state"])
-    values = network.value_head(output.value_features, batch["task"])
-    (output.policy_logits.softmax(dim=-1)[..., 0].sum() + values.sum()).backward()
+    outputs = network.value_head(output.value_features, batch["task"])
+    (output.policy_logits.softmax(dim=-1)[..., 0].sum() + outputs.sum()).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
 
@@ -198,6 +205,41 @@ def test_value_head_returns_the_output_of_each_samples_task() -> None:
         torch.testing.assert_close(values[t, b], features[t, b] @ head.weight[number] + number + 1)
     shared = ValueHead(3, 1)
     torch.testing.assert_close(shared(features, task), (features @ shared.weight[0]) + shared.bias[0])
+
+
+@pytest.mark.parametrize("sites", [("core_input", "policy", "value"), ("core_input",)])
+def test_a_critic_layer_scales_the_value_alone(sites: tuple[str, ...]) -> None:
+    """The policy is equal bit for bit. The layer is counted, and a fusion at `value` is the layer."""
+    networks = []
+    for width in (0.0, 3.0):
+        config = fake_config(fusion="concat", sites=sites, critic_width=width)
+        torch.manual_seed(0)
+        networks.append(build_network(config, ENV))
+    plain, wide = networks
+    batch = fake_batch(ENV, plain.core_state_size, T, B)
+    outputs = [unroll(network, observed(batch), batch["core_state"]) for network in networks]
+    assert torch.equal(outputs[0].policy_logits, outputs[1].policy_logits)
+    hidden, core, context = 3 * 5, 5, plain.context_encoder.size
+    assert outputs[1].value_features.shape == (T + 1, B, hidden) and (outputs[1].value_features >= 0).all()
+    tasks, fused = len(ENV.tasks), "value" in sites
+    inputs = core + context + 1 if fused else core + 1
+    expected = hidden * inputs + tasks * (hidden + 1) - (inputs + 2 * tasks if fused else tasks * (core + 1))
+    assert wide.num_parameters - plain.num_parameters == expected
+
+
+def test_a_histogram_head_reads_the_bins_of_each_samples_task() -> None:
+    head = HistogramHead(3, 4, bins=5, bound=2.0)
+    with torch.no_grad():
+        head.bias.normal_()
+        head.scale.copy_(torch.tensor([[1.0], [2], [3], [4]]))
+        head.shift.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    features, task = torch.randn(2, 5, 3), torch.tensor([[0, 1, 2, 3, 0], [3, 3, 1, 0, 2]], dtype=torch.int32)
+    values = head(features, task)
+    for t, b in np.ndindex(2, 5):
+        number = int(task[t, b])
+        p = (head.weight[number] @ features[t, b] + head.bias[number]).softmax(dim=0)
+        mean = p @ torch.tensor([-1.6, -0.8, 0, 0.8, 1.6])
+        torch.testing.assert_close(values[t, b], (number + 1) * mean + 0.1 * (number + 1))
 
 
 def test_action_mask_is_free_when_all_tasks_have_all_actions() -> None:

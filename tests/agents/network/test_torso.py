@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -85,9 +86,16 @@ def plain_deep(torso: DeepTorso, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("vector_size", [0, 3])
-@pytest.mark.parametrize(("kind", "plain"), [(ShallowTorso, plain_shallow), (DeepTorso, plain_deep)])
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [
+        (ShallowTorso, plain_shallow),
+        (DeepTorso, plain_deep),
+        (partial(DeepTorso, pools=True), lambda torso, x: plain_deep(torso, x).mean(dim=(2, 3))),
+    ],
+)
 def test_pixel_torsos_equal_their_layers(
-    kind: type[ShallowTorso] | type[DeepTorso], plain: Callable[..., Tensor], vector_size: int
+    kind: Callable[..., ShallowTorso | DeepTorso], plain: Callable[..., Tensor], vector_size: int
 ) -> None:
     """Values and gradients; pixels are read as [0, 1]."""
     torch.manual_seed(0)
@@ -103,6 +111,16 @@ def test_pixel_torsos_equal_their_layers(
         torch.autograd.grad((y * weights).sum(), parameters),
         torch.autograd.grad((expected * weights).sum(), parameters),
     )
+
+
+def test_the_pooled_torso_has_the_same_size_for_every_image() -> None:
+    """And the fusion on the map still reads the whole of it."""
+    small, large = (DeepTorso((side, side, 3), 0, size=7, pools=True) for side in (20, 84))
+    assert [p.shape for p in small.parameters()] == [p.shape for p in large.parameters()]
+    seen = []
+    image = torch.randint(0, 256, (2, 84, 84, 3), dtype=torch.uint8)
+    assert large({"image": image}, lambda x: seen.append(x.shape) or x).shape == (2, 7)
+    assert seen == [(2, *large.map_shape)] == [(2, 32, 11, 11)]
 
 
 def test_a_new_shallow_torso_separates_similar_images() -> None:

@@ -119,6 +119,42 @@ def test_reward_success_and_time_limit(engine: str, task: str, max_steps: int) -
     assert successes > 5 and limits > 5
 
 
+MT7 = {
+    "DoorKey-6x6": 10 * 6**2,
+    "DistShift1": 4 * 9 * 7,
+    "RedBlueDoors-6x6": 20 * 6**2,
+    "LavaGapS7": 4 * 7**2,
+    "MemoryS11": 5 * 11**2,
+    "SimpleCrossingS9N2": 4 * 9**2,
+    "MultiRoom-N2-S4": 2 * 20,
+}
+"""Time limits of the tasks of experiment=minigrid_mt7, from minigrid's documentation."""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", MT7)
+def test_the_tasks_of_mt7_have_the_view_actions_and_limit_of_minigrid(engine: str, name: str) -> None:
+    """Slot 0 waits until the limit; slots 1 to 3 play at random, and every success has minigrid's reward."""
+    limit, task = MT7[name], f"MiniGrid-{name}-v0"
+    env = environment(engine, (task,), per_task=4)
+    assert make_spec(BabyAIConfig(tasks=[task], engine=engine)).action_counts == (7,)
+    observation, _ = env.reset()
+    rng, done = np.random.default_rng(0), 6
+    for step in range(1, limit + 1):
+        assert observation["image"].shape == (4, 7, 7, 3) and observation["image"].dtype == np.uint8
+        assert (observation["image"].reshape(-1, 3).max(axis=0) < levels.SYMBOL_COUNTS).all()
+        action = rng.integers(0, 7, 4)
+        action[0] = done
+        observation, reward, terminated, truncated, info = env.step(action)
+        won = terminated & (reward > 0)
+        np.testing.assert_allclose(
+            reward[won], 1 - 0.9 * info["episode_length"][won].astype(np.float32) / limit, rtol=1e-5
+        )
+        assert not reward[~won].any() and not terminated[0]
+        assert truncated[0] == (step == limit)
+    env.close()
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_success_in_the_last_step_is_a_success_on_both_engines(engine: str) -> None:
     """MiniGrid-Empty-5x5: turn until two steps before the limit of 100, then be next to the goal and enter it."""
