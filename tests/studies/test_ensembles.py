@@ -17,6 +17,8 @@ OPTIONS = {
     "low_rank": {"rank": 3},
     "hypernetwork": {"hidden": 4},
     "mixture": {"experts": 2},
+    "paco": {"experts": 2},
+    **dict.fromkeys(("care", "soft_modularization", "moore"), {"hidden": 4, "experts": 2}),
 }
 
 
