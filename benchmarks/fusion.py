@@ -16,6 +16,8 @@ All fusions have the same recorded data. Fusions take turns; the first round is 
   Includes plain implementations of `mi`. Not a default case, because it takes minutes (`cases=layers rounds=3 seconds=0.05`).
 - sites: core_input, or all: core_input, policy and value.
 
+A form that needs the task's id gets context=both in the cases of BabyAI.
+
 Prints one line of JSON each. The main result is times_concat: cost divided by that of concat in the same round, {median, min, max}. The
 field cpu_times_concat is the same for processor time, which varies less on a busy machine. The field learner_modulation_bytes is the size
 of all modulations of one update (their gradient takes as much again). The field acting_modulation_bytes is the size of an actor's cache.
@@ -95,6 +97,8 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     configs: dict[Key, tuple[TrainConfig, EnvSpec]] = {}
     for key in (Key(case, place, fusion) for case in cases for place in sites for fusion in fusions):
         own = [*CASES[key.case], f"fusion={key.fusion}", f"fusion.sites=[{','.join(SITE_SETS[key.sites])}]"]
+        if FUSIONS[key.fusion].needs_task and "context=task" not in own:
+            own.append("context=both")
         configs[key] = configured(merged(options.overrides, own))
     configure_process(1)
     data = {}

@@ -72,7 +72,7 @@ def check_device(name: str) -> None:
 
 
 def check_fusion(fusion: FusionConfig) -> None:
-    """Checks that each site has a form that fits it, and the kernel's size."""
+    """Checks that each site has a form that fits it, the kernel's size, and that the experts of `moore` can be orthogonal."""
     if fusion.kernel % 2 == 0:
         raise InputError(f"fusion.kernel={fusion.kernel} is even: give an odd number, so that the map keeps its size.")
     flat = [site for site in fusion.sites if site != TORSO_SITE]
@@ -80,6 +80,11 @@ def check_fusion(fusion: FusionConfig) -> None:
         raise InputError(
             f"fusion={fusion.name} reads the torso's feature map and fusion.sites={flat[0]} has none: use fusion.sites=[torso], or a flat "
             f"form there together with fusion.spatial={fusion.name}."
+        )
+    if flat and fusion.name == "moore" and fusion.hidden < fusion.experts:
+        raise InputError(
+            f"fusion.hidden={fusion.hidden} has no room for fusion.experts={fusion.experts} orthogonal experts: give fusion=moore at least "
+            "as many hidden units as experts."
         )
     spatial = fusion.spatial or fusion.name
     if TORSO_SITE in fusion.sites and spatial not in SPATIAL_FUSIONS:

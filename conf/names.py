@@ -8,7 +8,7 @@ from __future__ import annotations
 
 FLAT_FUSIONS = [
     *("concat", "concat_mlp", "sum", "gated", "diagonal", "scale_shift", "film", "low_rank", "tucker", "mi"),
-    *("hypernetwork", "mixture", "cross_attention"),
+    *("hypernetwork", "mixture", "cross_attention", "multi_head", "paco", "care", "soft_modularization", "moore"),
 ]
 """Fusions of flat features (agents.fusion.FUSIONS)."""
 

@@ -30,9 +30,10 @@ class FusionConfig:
         spatial: The form on the torso's feature map, one of conf.names.SPATIAL_FUSIONS; empty = `name`.
         size: Output features at core_input.
         rank: Rank of `low_rank` and `tucker`.
-        hidden: Units of the hidden layer of `concat_mlp` and `hypernetwork`; features of each head of `cross_attention`.
+        hidden: Units of the hidden layer of `concat_mlp` and `hypernetwork`, and of each expert of `care`, `soft_modularization` and
+            `moore`; features of each head of `cross_attention`.
         heads: Number of heads of `cross_attention`.
-        experts: Number of experts of `mixture`.
+        experts: Number of experts of `mixture`, `care`, `soft_modularization` and `moore`, and of parameter sets of `paco`.
         keys: What `attention` compares its query with: `content` or `position`.
         kernel: Side of the kernels of `dynamic_conv`, an odd number.
     """

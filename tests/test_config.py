@@ -195,7 +195,7 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("learner.unroll_length=0", ("learner.unroll_length=0", "out of range")),
         ("learner.unroll_length=four", ("learner.unroll_length", "four")),
         ("runtime.inference=nothing", ("runtime.inference=nothing is unknown: choose one of auto, actor, server",)),
-        ("fusion=nothing", ("fusion=nothing is unknown: choose one of attention, concat, concat_mlp",)),
+        ("fusion=nothing", ("fusion=nothing is unknown: choose one of attention, care, concat",)),
         ("total_frames=-1", ("total_frames=-1",)),
         ("sede=3", ("sede", "seed")),
         ("fusion=mii", ("fusion=mii", ", ".join(sorted(FUSION_NAMES)))),

@@ -111,7 +111,7 @@ def test_flags_that_change_nothing_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("python train.py fusion=m", ["mi", "mixture"]),
+        ("python train.py fusion=m", ["mi", "mixture", "moore", "multi_head"]),
         ("python ./train.py seed=1 learner.learning_r", ["learner.learning_rate="]),
         ("python train.py env.frame_st", ["env.frame_stack="]),
         ("python train.py learner.loss=", ["impala", "appo"]),

@@ -246,6 +246,7 @@ assert train.main(["env=conditional", "run={tmp_path / "run"}"]) == 130
 """)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_fork_server_do_not_import_torchs_compiler(tmp_path: Path) -> None:
     run_in_new_process(f"""
 import train

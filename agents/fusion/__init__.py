@@ -7,9 +7,11 @@ Read `base.py` for the interface, then one file per family:
     - multiplicative.py: mi, low_rank, tucker. The context makes the weight matrix.
     - hyper.py: hypernetwork, mixture. Features of the context make the weight matrix.
     - cross_attention.py: cross_attention. The observation queries the words of the instruction.
+    - multitask.py: multi_head, paco, care, soft_modularization, moore. Each task has a head, or its own proportions of shared modules.
     - spatial.py: film, gated_attention, attention, dynamic_conv. The same ideas on the torso's feature map.
 
-`segments.py` maps samples to contexts. `weight_generation.py` holds what `mi`, `hypernetwork` and `mixture` share.
+`segments.py` maps samples to contexts. `weight_generation.py` holds what `mi`, `hypernetwork`,
+`mixture`, `paco` and `multi_head` share.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from agents.fusion.cross_attention import CrossAttention
 from agents.fusion.gating import Diagonal, FiLM, Gated, ScaleShift
 from agents.fusion.hyper import Hypernetwork, Mixture
 from agents.fusion.multiplicative import LowRank, MultiplicativeInteraction, Tucker
+from agents.fusion.multitask import Care, Moore, MultiHead, PaCo, SoftModularization
 from agents.fusion.segments import Segments as Segments
 from agents.fusion.spatial import SPATIAL_FUSIONS
 
@@ -38,6 +41,11 @@ FUSIONS: dict[str, Any] = {
     "hypernetwork": Hypernetwork,
     "mixture": Mixture,
     "cross_attention": CrossAttention,
+    "multi_head": MultiHead,
+    "paco": PaCo,
+    "care": Care,
+    "soft_modularization": SoftModularization,
+    "moore": Moore,
 }
 """Name in the config -> class, for flat features. All take (x_size, z_size, out_size) and the options that OPTIONS lists."""
 
@@ -48,6 +56,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "hypernetwork": ("hidden",),
     "mixture": ("experts",),
     "cross_attention": ("hidden", "heads"),
+    "paco": ("experts",),
+    "care": ("hidden", "experts"),
+    "soft_modularization": ("hidden", "experts"),
+    "moore": ("hidden", "experts"),
     "attention": ("keys",),
     "dynamic_conv": ("kernel",),
 }

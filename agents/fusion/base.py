@@ -43,6 +43,9 @@ class Tokens(NamedTuple):
 MEAN_SQUARE_OF_RELU = 0.5
 """E[relu(u)^2] for u ~ N(0, 1). Dividing a share by it starts the layer behind a ReLU at variance 1."""
 
+MEAN_OF_RELU = 1 / math.sqrt(2 * math.pi)
+"""E[relu(u)] for the same u."""
+
 
 class AffineForm(NamedTuple):
     """A fusion at given contexts: y = W'(z) x + b'(z). matrix [U, K, X], shift [U, K]."""
@@ -76,12 +79,15 @@ class Fusion(nn.Module):
         reads_tokens: `condition` takes contexts as sequences (`Tokens`). A vector is a sequence of one token.
         uses_context_norm: The constructor takes `context_norm`, the expected length |z| (weight_generation.py). None: sqrt(Z), the
             length of features of variance 1.
+        needs_task: z starts with the one-hot code of the task, whatever `context.task_encoding` is, and the constructor takes
+            `num_tasks`, its length. A context without the task's id is refused.
     """
 
     linear_in_x = True
     affine_in_z = False
     reads_tokens = False
     uses_context_norm = False
+    needs_task = False
 
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
         super().__init__()
@@ -94,6 +100,11 @@ class Fusion(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the parameters."""
         return next(self.parameters()).dtype
+
+    @classmethod
+    def shared_options(cls, z_size: int, **options: Any) -> dict[str, Any]:
+        """Further constructor arguments that all sites of one agent share, such as a module. Called once per agent with its options."""
+        return {}
 
     def condition(self, z: Any, samples: int | None = None) -> Modulation:
         """The part that depends on the context alone: z [U, Z] -> modulation.

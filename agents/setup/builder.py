@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,11 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         raise InputError(
             f"context={config.context.name} needs instructions and env={env.suite} has none: use context=task."
         )
+    needs_task = _needs_task(config)
+    if needs_task and config.context.name not in ("task", "both"):
+        raise InputError(
+            f"fusion={config.fusion.name} needs the task's id and context={config.context.name} has none: use context=task or context=both."
+        )
     if config.env.normalize_observation and "vector" not in env.observation:
         raise InputError(
             f"env.normalize_observation=true needs a vector among the observations and env={env.suite} has images alone: leave it out, "
@@ -58,7 +63,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         config.context.name,
         len(env.tasks),
         len(env.vocabulary),
-        task_encoding=config.context.task_encoding,
+        task_encoding="one_hot" if needs_task else config.context.task_encoding,
         encoder=config.context.encoder,
         table=build_table(config.context, env),
         task_size=config.context.task_size,
@@ -80,7 +85,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         "policy": (core.size, actions.num_parameters),
         "value": (core.size, critic_size or value_bins or 1),
     }
-    fusions = {site: _build_fusion(config, context, *sizes[site]) for site in sites if site != TORSO}
+    fusions = _build_flat_fusions(config, context, {site: sizes[site] for site in sites if site != TORSO})
     if TORSO in sites:
         fusions[TORSO] = _build_spatial_fusion(config, context, torso)
     network = AgentNetwork(
@@ -303,11 +308,16 @@ def build_runtime(
     )
 
 
-def _build_fusion(config: TrainConfig, context: ContextEncoder, x_size: int, out_size: int) -> Fusion:
-    fusion_class = FUSIONS[config.fusion.name]
+def _build_flat_fusions(
+    config: TrainConfig, context: ContextEncoder, sizes: Mapping[str, tuple[int, int]]
+) -> dict[str, Fusion]:
+    """A fusion for each site, whose `sizes` are those of its input and its output."""
+    fusion_class = FUSIONS.get(config.fusion.name)
+    if fusion_class is None or not sizes:
+        return {}
     options = _fusion_options(config, config.fusion.name, fusion_class, context)
-    fusion: Fusion = fusion_class(x_size, context.size, out_size, **options)
-    return fusion
+    options |= fusion_class.shared_options(context.size, **options)
+    return {site: fusion_class(x_size, context.size, out_size, **options) for site, (x_size, out_size) in sizes.items()}
 
 
 def _build_spatial_fusion(config: TrainConfig, context: ContextEncoder, torso: nn.Module) -> Fusion:
@@ -332,7 +342,14 @@ def _fusion_options(
 ) -> dict[str, Any]:
     """The keyword arguments of this fusion besides its sizes."""
     options = {option: getattr(config.fusion, option) for option in OPTIONS.get(name, ())}
-    return options | ({"context_norm": context.context_norm} if fusion_class.uses_context_norm else {})
+    options |= {"context_norm": context.context_norm} if fusion_class.uses_context_norm else {}
+    return options | ({"num_tasks": context.num_tasks} if fusion_class.needs_task else {})
+
+
+def _needs_task(config: TrainConfig) -> bool:
+    """Whether the fusion of a flat site needs the one-hot code of the task."""
+    name = config.fusion.name
+    return name in FUSIONS and FUSIONS[name].needs_task and any(site != TORSO for site in config.fusion.sites)
 
 
 def _build_core(config: TrainConfig, x_size: int) -> Core:

@@ -38,6 +38,7 @@ def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | No
     for dimension in dimensions:
         config, nearest = _fit_dimension(config, env, dimension, wanted)
         if abs(nearest - wanted) <= TOLERANCE * wanted:
+            check_fusion(config.fusion)
             return config
     free = f"fusion.{dimensions[0]} gives {nearest:,} at the nearest" if dimensions else "it has no free size here"
     raise InputError(

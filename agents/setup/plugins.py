@@ -65,7 +65,7 @@ class Registry:
 
         Args:
             form: Constructed with (x_size, z_size, out_size) and the options.
-            options: Keys of the group `fusion` that are further keyword arguments. A single one is what `match_params` varies.
+            options: Keys of the group `fusion` that are further keyword arguments. `match_params` varies the first one.
         """
         from agents.fusion import FREE_DIMENSIONS, FUSIONS, OPTIONS
 
@@ -76,7 +76,7 @@ class Registry:
                 f"plugins={self._plugin} gives fusion {name} the option {unknown[0]}: choose among {', '.join(known)}."
             )
         OPTIONS[name] = tuple(options)
-        if len(options) == 1:
+        if options:
             FREE_DIMENSIONS[name] = options[0]
 
     def core(self, name: str, core: Callable[..., Core]) -> None:

@@ -17,6 +17,8 @@ OPTIONS = {
     "low_rank": {"rank": 3},
     "hypernetwork": {"hidden": 4},
     "mixture": {"experts": 2},
+    "paco": {"experts": 2},
+    **{name: {"hidden": 4, "experts": 2} for name in ("care", "soft_modularization", "moore")},
 }
 
 

@@ -28,7 +28,7 @@ def spatial(name: str, z_size: int = 4, shape: tuple[int, int, int] = (3, 2, 4),
 
 def test_properties_of_each_form() -> None:
     """Written out, so that a form cannot lose a property unnoticed."""
-    assert set(NAMES) - set(LINEAR_IN_X) == {"concat_mlp", "cross_attention"}
+    assert set(NAMES) - set(LINEAR_IN_X) == {"concat_mlp", "cross_attention", "care", "soft_modularization", "moore"}
     assert set(LINEAR_IN_X) - set(AFFINE_IN_Z) == {"gated", "hypernetwork", "mixture"}
     assert {name for name in SPATIAL_FUSIONS if spatial(name).affine_in_z} == {"film", "dynamic_conv"}
     assert all(spatial(name).linear_in_x for name in SPATIAL_FUSIONS)

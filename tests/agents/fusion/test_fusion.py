@@ -116,6 +116,51 @@ def cross_attention(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
     return torch.einsum("kx,nx->nk", p["V"], x) + p["b"] + read
 
 
+def multi_head(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    """All features of z are the code."""
+    heads = torch.einsum("tkx,nx->ntk", p["W"].view(z.shape[1], -1, x.shape[1]), x) + p["U"]
+    return torch.einsum("nt,ntk->nk", z, heads)
+
+
+def paco(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    sets = torch.cat([p["W"].view(len(p["U"]), -1, x.shape[1]), p["U"].unsqueeze(2)], dim=2)
+    theta = torch.einsum("ekx,ne->nkx", sets, z @ p["composition.A"].t() + p["composition.a"])
+    return torch.einsum("nkx,nx->nk", theta, torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
+
+
+def encodings(p: dict[str, Tensor], x: Tensor, experts: int) -> Tensor:
+    """A_e x + a_e, [N, E, H]."""
+    return torch.einsum("ehx,nx->neh", p["A"].view(experts, -1, x.shape[1]), x) + p["a"].view(experts, -1)
+
+
+def care(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    share = torch.einsum("ez,nz->ne", p["Q"], z).add(p["q"]).exp()
+    mixed = torch.einsum("ne,neh->nh", share, encodings(p, x, len(p["q"])).clamp(min=0)) / share.sum(dim=1)[:, None]
+    return torch.einsum("kh,nh->nk", p["C"], mixed) + torch.einsum("kz,nz->nk", p["U"], z) + p["b"]
+
+
+def soft_modularization(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    experts = round(len(p["d"]) ** 0.5)
+    embedding = (x @ p["F"].t() + p["f"]) * (z @ p["H"].t() + p["h"])
+    share = (embedding.clamp(min=0) @ p["D"].t() + p["d"]).exp().view(-1, experts, experts)
+    share = share / share.sum(dim=2, keepdim=True)
+    routed = torch.einsum("nij,njh->nih", share, encodings(p, x, experts).clamp(min=0))
+    return torch.einsum("kih,nih->nk", p["C"].view(len(p["b"]), experts, -1), routed) + p["b"]
+
+
+def moore(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    """Gram-Schmidt as in the textbook: each expert minus its components along the earlier ones, sample by sample."""
+    weights = z @ p["B"].t() + p["g"]
+    rows = []
+    for n, experts in enumerate(encodings(p, x, len(p["g"]))):
+        basis: list[Tensor] = []
+        for expert in experts:
+            rest = expert - sum(((expert @ earlier) * earlier for earlier in basis), torch.zeros_like(expert))
+            basis.append(rest / rest.norm())
+        rows.append(p["C"] @ sum(w * v for w, v in zip(weights[n], basis, strict=True)) * len(experts[0]) ** 0.5)
+    return torch.stack(rows) + z @ p["U"].t() + p["b"]
+
+
 EQUATIONS: dict[str, Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]] = {
     "concat": concat,
     "concat_mlp": concat_mlp,
@@ -130,6 +175,11 @@ EQUATIONS: dict[str, Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]] = {
     "hypernetwork": hypernetwork,
     "mixture": mixture,
     "cross_attention": cross_attention,
+    "multi_head": multi_head,
+    "paco": paco,
+    "care": care,
+    "soft_modularization": soft_modularization,
+    "moore": moore,
 }
 
 
@@ -172,7 +222,7 @@ def test_modulate_by_segment_equals_the_plain_reading(
         torch.testing.assert_close(gradients(fusion, by_segment, weights, x, z), expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["mi", "hypernetwork", "mixture"])
+@pytest.mark.parametrize("name", ["mi", "hypernetwork", "mixture", "multi_head", "paco"])
 def test_weights_are_not_generated_for_contexts_that_hardly_repeat(name: str) -> None:
     fusion, z = build(name, 5, 4, 6), draw(3, 4)
     assert fusion.condition(z)[0].shape == fusion.condition(z, 6)[0].shape == (3, 6, 5)

@@ -133,7 +133,9 @@ def test_observations_differ_behind_every_core_and_fusion(suite: str) -> None:
     torso = build_network(config, env).torso
     for name, fusion, core, dtype in pairwise(SUITES, FUSIONS, CORES, DTYPES):
         if name == suite:
-            network = network_of(suite, fusion=fusion, core=core)
+            context = {"instruction": "both", "none": "task"}.get(config.context.name, config.context.name)
+            needed = {"context": context} if FUSIONS[fusion].needs_task else {}
+            network = network_of(suite, fusion=fusion, core=core, **needed)
             network.torso = Remembered(torso, (suite, dtype))
             found = outputs(network, inputs, dtype)
             least = min(0.002, LEAST_DEVIATIONS.get(suite, 0.01) / 10)

@@ -23,6 +23,11 @@ from system.errors import InputError
 BABYAI = ["env=babyai"]
 
 
+def suite_of(fusion: str) -> list[str]:
+    """The default suite, whose context is the instruction; with the task for a form that needs it."""
+    return [*BABYAI, "context=both"] if getattr(FUSIONS.get(fusion), "needs_task", False) else BABYAI
+
+
 @functools.cache
 def composed(*overrides: str) -> tuple[TrainConfig, EnvSpec]:
     config = compose_train(list(overrides))
@@ -39,8 +44,8 @@ def composed(*overrides: str) -> tuple[TrainConfig, EnvSpec]:
 )
 def test_every_flat_fusion_matches_the_size_of_another(fusion: str, reference: str) -> None:
     """Uses the default suite with its default sizes."""
-    config, env = composed(*BABYAI, f"fusion={fusion}", f"match_params={reference}")
-    wanted = 500_000 if reference.isdecimal() else count_parameters(*composed(*BABYAI, f"fusion={reference}"))
+    config, env = composed(*suite_of(fusion), f"fusion={fusion}", f"match_params={reference}")
+    wanted = 500_000 if reference.isdecimal() else count_parameters(*composed(*suite_of(fusion), f"fusion={reference}"))
     assert reference_parameters(config, env, reference_fusion(config)) == wanted
     matched = match_params(config, env, reference_fusion(config))
     found = build_network(matched, env).num_parameters
@@ -53,15 +58,14 @@ def test_every_flat_fusion_matches_the_size_of_another(fusion: str, reference: s
     assert changed <= {FREE_DIMENSIONS.get(fusion, "size"), "size"}
     if fusion == reference:
         assert not changed
-    assert match_params(compose_train([*BABYAI, f"fusion={fusion}"]), env, None) == compose_train(
-        [*BABYAI, f"fusion={fusion}"]
-    )
+    unmatched = compose_train([*suite_of(fusion), f"fusion={fusion}"])
+    assert match_params(unmatched, env, None) == unmatched
 
 
 @pytest.mark.parametrize("reference", FUSION_NAMES)
 def test_every_fusion_can_be_the_reference(reference: str) -> None:
-    config, env = composed(*BABYAI, "fusion=concat_mlp", f"match_params={reference}")
-    wanted = count_parameters(*composed(*BABYAI, f"fusion={reference}"))
+    config, env = composed(*suite_of(reference), "fusion=concat_mlp", f"match_params={reference}")
+    wanted = count_parameters(*composed(*suite_of(reference), f"fusion={reference}"))
     assert reference_parameters(config, env, reference_fusion(config)) == wanted
 
 
@@ -144,7 +148,7 @@ class LibraryCount(FlopCounterMode):
 @pytest.mark.parametrize(
     "overrides",
     [
-        *([f"fusion={name}"] for name in FUSION_NAMES),
+        *([f"fusion={name}", *suite_of(name)] for name in FUSION_NAMES),
         *([f"core={name}"] for name in CORES),
         ["env=conditional", "context=task"],
     ],
