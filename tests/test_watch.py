@@ -90,7 +90,9 @@ def test_a_person_types_an_instruction_that_the_agent_reads(babyai: Path, monkey
     assert person.lines[3][2:] == ["you: go to the blue door"]
     assert person.lines[6][2:] == ["you: a zebra", "the agent does not know zebra"]
     assert person.lines[8] == person.lines[0]
-    assert person.lines[0][0] == "BabyAI-GoToObj-v0   return 0.00" and person.lines[0][1].startswith("instruction: go to ")
+    assert person.lines[0][0] == "BabyAI-GoToObj-v0   return 0.00" and person.lines[0][1].startswith(
+        "instruction: go to "
+    )
     # The picture is enlarged, and text is below it.
     assert person.pictures[0].shape[0] == 512 and person.pictures[0].shape[1] > 512 + 5 * 24
     assert not pygame.display.get_init()
