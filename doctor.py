@@ -232,7 +232,9 @@ _Rows = Iterator[tuple[str, bool | None, str]]
 
 def _machine_rows(found: dict[str, Any]) -> _Rows:
     for name, engine in found["engines"].items():
-        note = f"{engine['problem']}: {engine['install']}" if engine["problem"] else ""
+        note = engine["problem"]
+        if note and not engine["version"]:
+            note += f": {engine['install']}"
         yield f"engine {name}", not engine["problem"], f"{engine['version']} {note}".strip()
     for name, suite in found["suites"].items():
         yield f"suite {name}", not suite["problem"], suite["problem"] or f"env={name}"

@@ -199,8 +199,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 class LogStep(NamedTuple):
-    """The newest log step of a run: its updates, its frames, its speed, and the mean over tasks of the score, the success or the return, of which it
-    holds the first one that is known. A number that is unknown is NaN.
+    """The newest log step of a run: its updates, frames and speed, and the mean over tasks of the first one that is known of score, success
+    and return. A number that is unknown is NaN.
     """
 
     updates: int = 0

@@ -3,9 +3,9 @@
     mimpala runs [--json] [folder ...]     all runs in these folders (default: runs) and below, the latest one last
     mimpala runs diff [--json] <run> <run> the keys in which two runs differ, and their figures
 
-A state is one of: running, finished, interrupted, paused, failed (ended by an error), stopped (its end is not recorded, as of a killed run),
-and damaged. Success, score and return are means over tasks, of the last 100 training episodes and of evaluation.json. Nothing that a run
-names is imported.
+A state is one of: running, finished, interrupted, paused, failed (ended by an error), stopped (its end is not recorded, as of a killed
+run), and damaged. Success, score and return are means over tasks, of the last 100 training episodes and of evaluation.json. Nothing that a
+run names is imported.
 """
 
 from __future__ import annotations
@@ -153,10 +153,10 @@ def read_run(folder: Path) -> ListedRun | None:
 def _state(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any], step: LogStep) -> str:
     if is_locked(folder):
         return "running"
-    counts = [result.get(key) if COUNT.passes(result.get(key)) else -1 for key in ("updates", "frames")]
+    updates, frames = (int(result[key]) if COUNT.passes(result.get(key)) else -1 for key in ("updates", "frames"))
     ended_by = str(result.get("ended_by"))
     # A run that was continued has the result of its earlier end until the next one.
-    if counts[0] < step.updates or (ended_by == "total_frames" and counts[1] < config["total_frames"]):
+    if updates < step.updates or (ended_by == "total_frames" and frames < config["total_frames"]):
         return "stopped"
     if result.get("finished") is True:
         return "finished"

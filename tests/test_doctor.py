@@ -137,6 +137,10 @@ def test_broken_engine_affects_only_its_suites(
         code, found = examined(capfd, *SMALL)
         assert (code, found["run"]["engine"]) == (expected, "numpy")
     assert "ImportError: no" in found["run"]["problems"][0]
+    # The table does not advise to install what is installed.
+    assert main(SMALL) == CANNOT_RUN
+    shown = capfd.readouterr().out
+    assert "ImportError: no" in shown and "pip install x" not in shown
 
 
 @pytest.mark.parametrize(

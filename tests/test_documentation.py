@@ -55,7 +55,7 @@ def test_readme_and_command_line_page_name_every_fusion_site_and_suite() -> None
 def test_readme_is_short_and_has_the_install_commands() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 130
-    install = "    python3 -m venv .venv && .venv/bin/pip install -e"
+    install = "    python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e"
     assert f'{install} ".[envpool]" && .venv/bin/python train.py' in lines
     assert f'{install} ".[test]" && .venv/bin/python -m pytest' in lines
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.atari.games import GAMES, PRESETS
+from envs.engines.foreign_code import explain_failed_import
 from envs.engines.gymnasium_engine import LIFE_LOST, GymnasiumEngine
 from envs.seeding import uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
@@ -136,7 +137,8 @@ class AtariEnv(gymnasium.Env[dict[str, NDArray[np.uint8]], int]):
     """
 
     def __init__(self, config: AtariConfig, reports_lives: bool, task: str) -> None:
-        import cv2
+        with explain_failed_import("cv2"):
+            import cv2
 
         self.render_mode = "rgb_array"
         self._config, self._reports_lives = config, reports_lives
@@ -228,8 +230,9 @@ def nearest_actions(legal: Sequence[int]) -> tuple[int, ...]:
 
 def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
     """An emulator with this ROM, and the state in which its games begin."""
-    from ale_py import ALEInterface, LoggerMode
-    from ale_py.roms import get_rom_path
+    with explain_failed_import("ale_py"):
+        from ale_py import ALEInterface, LoggerMode
+        from ale_py.roms import get_rom_path
 
     ALEInterface.setLoggerMode(LoggerMode.Error)
     emulator = ALEInterface()

@@ -7,20 +7,23 @@ from typing import Any
 import gymnasium
 
 from envs.babyai import levels
+from envs.engines.foreign_code import explain_failed_import
 from system.errors import InputError
 
 
 def registered_levels() -> list[str]:
     """Every id that gymnasium knows after the import of minigrid, those of other packages included."""
-    import minigrid  # noqa: F401  (registers its levels)
+    with explain_failed_import("minigrid"):
+        import minigrid  # noqa: F401  (registers its levels)
 
     return list(gymnasium.registry)
 
 
 def make_level(level: str) -> gymnasium.Env[dict[str, Any], int]:
     """One bare environment of that level, quiet."""
-    import minigrid  # noqa: F401
-    from minigrid.envs.babyai.core import roomgrid_level
+    with explain_failed_import("minigrid"):
+        import minigrid  # noqa: F401
+        from minigrid.envs.babyai.core import roomgrid_level
 
     # Level generation prints every rejected sample. Redirecting stdout would also swallow what other threads (the progress display) print,
     # so `print` is replaced in this one module.

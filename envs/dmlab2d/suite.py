@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from envs.dm_env_adapter.adapter import DmEnvAdapter
 from envs.engines.base import Engine
+from envs.engines.foreign_code import explain_failed_import
 from envs.engines.process_engine import choose_engine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
@@ -168,8 +169,9 @@ def make_engine(config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], spl
 
 def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any], Any]:
     """One level with the observations and actions of the suite."""
-    import dmlab2d
-    from dmlab2d import runfiles_helper
+    with explain_failed_import("dmlab2d"):
+        import dmlab2d
+        from dmlab2d import runfiles_helper
 
     level = LEVELS[task]
     limit = config.max_episode_frames or level.frames

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.engines.base import Arrays, Outcome
+from envs.engines.foreign_code import explain_failed_import
 from envs.instructions import ByteColumn, Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
@@ -21,7 +22,8 @@ from system.errors import InputError
 
 def registered_ids() -> list[str]:
     """The ids of all families. Imports envpool (about 2 s)."""
-    import envpool
+    with explain_failed_import("envpool"):
+        import envpool
 
     return list(envpool.list_all_envs())
 
@@ -66,7 +68,8 @@ class Pool:
     def __init__(
         self, family: Family, task: str, rows: NDArray[np.intp], seeds: list[int], tokenizer: Tokenizer, threads: int
     ) -> None:
-        import envpool
+        with explain_failed_import("envpool"):
+            import envpool
 
         self.rows, self._family = rows, family
         self._instruction = ByteColumn(tokenizer, len(rows)) if family.text else None

@@ -13,8 +13,22 @@ from typing import Any
 
 import gymnasium
 
+from system.errors import InputError
+
 _CLOSE_SECONDS = 5.0
 """Time that an environment has to close."""
+
+
+@contextlib.contextmanager
+def explain_failed_import(module: str) -> Iterator[None]:
+    """Raises InputError with the cause if the import of an installed engine fails, as where a library of the system is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"{module} is installed but cannot be imported ({' '.join(str(error).split())}): install what it needs "
+            "(docs/installation.md), or another version of it."
+        ) from error
 
 
 class EnvFolder:

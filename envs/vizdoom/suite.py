@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.engines.base import Engine
+from envs.engines.foreign_code import explain_failed_import
 from envs.engines.process_engine import choose_engine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
@@ -110,7 +111,9 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 35}  # noqa: RUF012 - gymnasium's own declaration
 
     def __init__(self, config: VizdoomConfig, task: str) -> None:
-        import cv2
+        with explain_failed_import("vizdoom"):
+            import cv2
+            import vizdoom  # noqa: F401  (_start uses it, where failures are the game's)
 
         height, width = config.image_size
         self._resize = functools.partial(cv2.resize, dsize=(width, height), interpolation=cv2.INTER_AREA)
