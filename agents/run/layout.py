@@ -86,7 +86,7 @@ def file_name(text: str) -> str:
 
 def _text(value: object) -> str:
     """A value as on the command line."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def holds_run(folder: Path) -> bool:
