@@ -65,7 +65,13 @@ if __name__ == "__main__":
     child.join()
 """,
     )
-    assert ended.stderr.count("put the call under `if __name__ == '__main__':`") == 1
+    # Since Python 3.13 a traceback also quotes all lines of the `raise`.
+    assert (
+        ended.stderr.count(
+            "InputError: mimpala.train was called while a child process imports your script: put the call under"
+        )
+        == 1
+    )
     assert not (tmp_path / "again").exists()
 
 

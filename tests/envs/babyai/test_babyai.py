@@ -57,7 +57,9 @@ def test_the_table_of_levels_agrees_with_the_engines(engine: str) -> None:
     from envs.babyai.suite import _registered_levels
 
     known = set(levels.LEVELS) | (set(levels.MINIGRID_ONLY) if engine == "minigrid" else set())
-    assert known == _registered_levels(engine)
+    # envpool 1.2.7, which Python 3.11 does not get, has one level more. Levels outside of the table can be played, too.
+    newer = {"MiniGrid-MultiRoom-N4-S5-v1"} if engine == "envpool" else set()
+    assert known == _registered_levels(engine) - newer
 
 
 @pytest.mark.parametrize("engine", ENGINES)
