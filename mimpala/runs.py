@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation.run_files import LogStep, newest_log_step, read_evaluation, read_keys
+from ablation.run_files import newest_log_step, read_evaluation, read_keys
 from agents.cli.exit_codes import DONE, exit_code, print_text
 from agents.cli.signals import raise_at_signals, run_program
 from agents.cli.tables import FittedTable, Row
@@ -133,10 +133,13 @@ def read_run(folder: Path) -> ListedRun | None:
     step = newest_log_step(folder)
     log = folder / "metrics.jsonl"
     result = read_json(folder / RESULT) or {}
+    if not COUNT.passes(result.get("updates")) or result["updates"] < step.updates:
+        # A run that was continued has the result of its earlier end until the next one.
+        result = {"parameters": result.get("parameters")}
     numbers = {key: value for key, value in result.items() if FINITE.passes(value)}
     return ListedRun(
         folder=folder,
-        state="damaged" if problem else _state(folder, config, result, step),
+        state="damaged" if problem else _state(folder, config, result),
         problem=problem,
         config=config,
         frames=step.frames,
@@ -150,13 +153,13 @@ def read_run(folder: Path) -> ListedRun | None:
     )
 
 
-def _state(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any], step: LogStep) -> str:
+def _state(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     if is_locked(folder):
         return "running"
-    updates, frames = (int(result[key]) if COUNT.passes(result.get(key)) else -1 for key in ("updates", "frames"))
+    frames = int(result["frames"]) if COUNT.passes(result.get("frames")) else 0
     ended_by = str(result.get("ended_by"))
-    # A run that was continued has the result of its earlier end until the next one.
-    if updates < step.updates or (ended_by == "total_frames" and frames < config["total_frames"]):
+    # It was continued with a larger total_frames, and had no log step since.
+    if ended_by == "total_frames" and frames < config["total_frames"]:
         return "stopped"
     if result.get("finished") is True:
         return "finished"
@@ -221,7 +224,7 @@ def compare(*folders: Path, as_json: bool = False) -> int:
                 f"{folder} is no run that can be read{': ' + found.problem if found else ''}: give a run folder."
             )
         runs.append(found)
-    keys = sorted(set().union(*(one.config for one in runs)) - {"run"})
+    keys = sorted(set().union(*(one.config for one in runs)) - {"run", "resume"})
     values = {key: [one.config.get(key) for one in runs] for key in keys}
     differing = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
     if as_json:

@@ -18,7 +18,7 @@ import train
 from agents.run.layout import default_run
 from conf.allowlist import run_arguments
 from conf.command_line import format_argument
-from conf.loading import compose_ablate, compose_evaluate, compose_train
+from conf.loading import compose_ablate, compose_evaluate, compose_train, save_train
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from system.errors import InputError
 
@@ -137,3 +137,43 @@ def test_long_default_runs_are_short_and_differ() -> None:
         runs.append(default_run(compose_train(overrides), overrides))
     assert runs[0] != runs[1]
     assert all(len(run) < 130 and run.endswith("learner.batch_size=64-seed0") for run in runs)
+
+
+def test_a_default_run_can_be_given_without_its_key() -> None:
+    """Its name has `=` in it."""
+    overrides = ["core=gru", "learner.batch_size=64"]
+    run = default_run(compose_train(overrides), overrides)
+    for path in (run, run.removeprefix("runs/"), f"/data/{run}/best"):
+        assert compose_evaluate([path, "episodes=3"]) == compose_evaluate([f"run={path}", "episodes=3"])
+
+
+def test_the_default_run_does_not_depend_on_the_order_of_keys() -> None:
+    overrides = ["learner.batch_size=64", "core=gru", "env.tasks=[BabyAI-GoToObj-v0]"]
+    names = {default_run(compose_train(given), given) for given in (overrides, overrides[::-1])}
+    assert names == {"runs/babyai-gated-instruction-core=gru-tasks=BabyAI-GoToObj-v0-learner.batch_size=64-seed0"}
+
+
+def test_a_default_run_of_letters_of_several_bytes_is_a_file_name() -> None:
+    overrides = ["env=gymnasium", f"env.tasks=['{'实' * 80}']"]
+    name = default_run(compose_train(overrides), overrides).removeprefix("runs/")
+    assert 100 < len(name.encode()) <= 120 and "~" in name and "实" in name
+
+
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name had no further keys."""
+    monkeypatch.chdir(tmp_path)
+    earlier, own = "runs/babyai-gated-instruction-seed0", "runs/babyai-gated-instruction-core=gru-seed0"
+
+    def resumed(*keys: str) -> str:
+        return default_run(compose_train([*keys, "resume=true"]), [*keys, "resume=true"])
+
+    assert resumed("core=gru") == own
+    (tmp_path / earlier).mkdir(parents=True)
+    save_train(compose_train(["core=gru", "learner.batch_size=64"]), tmp_path / earlier / "config.yaml")
+    assert resumed("core=gru") == resumed("core=gru", "total_frames=5", "stop_at={success: 0.5}") == earlier
+    assert default_run(compose_train(["core=gru"]), ["core=gru"]) == own
+    assert resumed("core=mingru") != earlier
+    assert resumed("learner.batch_size=32") != earlier
+    (tmp_path / own).mkdir()
+    save_train(compose_train(["core=gru"]), tmp_path / own / "config.yaml")
+    assert resumed("core=gru") == own

@@ -9,7 +9,16 @@ from typing import Any
 
 from agents.cli.terminal import warn
 from agents.learning.nonfinite import NonFiniteError, for_json
-from agents.run.layout import CONFIG, DIAGNOSIS, PROVENANCE, RESULT, VOCABULARY, check_free
+from agents.run.layout import (
+    CONFIG,
+    DIAGNOSIS,
+    PROVENANCE,
+    RESULT,
+    THRESHOLDS,
+    VOCABULARY,
+    check_free,
+    may_change,
+)
 from agents.run.metrics import Statistics
 from agents.run.provenance import provenance
 from agents.setup.plugins import load_saved_plugins
@@ -26,8 +35,6 @@ from system.files import read_json, write_json
 from system.nested import leaf_at
 from system.plain_yaml import read_yaml
 from system.words import count
-
-_THRESHOLDS = "stop_at."
 
 
 def resumed_config(
@@ -53,7 +60,7 @@ def resumed_config(
     saved = load_train(folder / CONFIG)
     tree, wanted = to_dict(saved), flatten(to_dict(config))
     known = flatten(tree)
-    different = {key: wanted[key] for key in given if not _may_change(key) and known.get(key) != wanted.get(key)}
+    different = {key: wanted[key] for key in given if not may_change(key) and known.get(key) != wanted.get(key)}
     kept = {
         key: known[key]
         for key, value in different.items()
@@ -70,7 +77,7 @@ def resumed_config(
         if key in MAY_CHANGE_ON_RESUME:
             *path, leaf = key.split(".")
             leaf_at(tree, tuple(path))[leaf] = wanted[key]
-    if any(key.startswith(_THRESHOLDS) for key in given):
+    if any(key.startswith(THRESHOLDS) for key in given):
         tree["stop_at"] = config.stop_at
     tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
     check_external_names(saved.env, [*config.allow, *external_names(config.env)], str(folder / CONFIG))
@@ -81,10 +88,6 @@ def resumed_config(
             f"add {format_argument('allow', [table])} to the command, else do not use this run."
         )
     return train_from_dict(tree, str(folder / CONFIG))
-
-
-def _may_change(key: str) -> bool:
-    return key in MAY_CHANGE_ON_RESUME or key.startswith(_THRESHOLDS)
 
 
 def is_finished(config: TrainConfig) -> bool:

@@ -175,7 +175,9 @@ def _normalize(argument: str, program: str) -> str:
     if text.startswith(("+", "~")):
         hint = f"write {text[1:]}" if text.startswith("+") and "=" in text else "write key=value"
         raise InputError(f"{shown} adds or removes a key: every key is there already, {shorten(hint)}.")
-    if "=" not in text[1:]:
+    # The default name of a run has `=` in it. No key has a slash or a dash.
+    names_run = program in _OF_SAVED_AGENTS and re.search("[/-]", text.partition("=")[0])
+    if "=" not in text[1:] or names_run:
         return _without_key(text, program)
     return _alias(text, program, shown)
 

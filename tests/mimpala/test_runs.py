@@ -72,6 +72,8 @@ def test_a_run_that_was_continued_and_killed_is_not_finished(tmp_path: Path) -> 
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"updates": 8, "frames": 1100}) + "\n")
     assert state() == "stopped"
+    (one,) = runs.find_runs([str(run)])
+    assert (one.frames, one.seconds, one.parameters) == (1100, None, 99)
 
 
 @pytest.mark.parametrize(
