@@ -49,3 +49,8 @@ def _pair(
         in missing
         for other in chosen
     ]
+
+
+def accepted_context(form: Any, context: str) -> str:
+    """The context, or a similar one that a form accepts which needs the task's id."""
+    return {"instruction": "both", "none": "task"}.get(context, context) if form.needs_task else context

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from pairwise import pairwise
+from pairwise import accepted_context, pairwise
 
 from agents.acting.policy import Policy
 from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS
@@ -100,9 +100,7 @@ def test_every_fusion_builds_with_every_context_core_and_site(fusion: str) -> No
     at_site = [(False, True)] * len(FLAT_SITES)
     for name, context, core, *chosen in pairwise(sorted(FUSIONS), CONTEXTS, CORES, *at_site):
         if name == fusion:
-            needs_task = FUSIONS[fusion].needs_task
-            accepted = {"instruction": "both", "none": "task"}.get(context, context) if needs_task else context
-            config.context.name, config.core.name = accepted, core
+            config.context.name, config.core.name = accepted_context(FUSIONS[fusion], context), core
             config.fusion.sites = list(itertools.compress(FLAT_SITES, chosen))
             take_one_step(config, ENV_SPECS["vector"])
 
@@ -134,6 +132,7 @@ FITTING = {
     "grid": ("symbolic",),
     "shallow": ("pixels",),
     "deep": ("pixels",),
+    "impoola": ("pixels",),
     "mlp": ("vector",),
     "auto": ("symbolic", "pixels", "vector"),
 }

@@ -160,6 +160,7 @@ def test_a_single_option_is_what_match_params_varies(parts: Path) -> None:
     assert cells[0].evaluate is not None and cells[0].evaluate.plugins == ["parts_of_a_test"]
 
 
+@pytest.mark.slow
 def test_names_of_parts_are_known_once_the_command_names_the_module(
     parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

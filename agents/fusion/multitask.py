@@ -47,7 +47,7 @@ class MultiHead(Fusion):
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> sum_t z_t W_t [U, K, X] and z^T U [U, K]. For contexts that hardly repeat, the code replaces the matrix."""
         if not self.z_size:
-            z = z.new_ones(len(z), 1)
+            z = F.pad(z, (0, 1), value=1.0)
         code = z[:, : len(self.W)].contiguous()
         return generate(code, self.W, None, self.x_size, samples), torch.mm(z, self.U)
 
@@ -124,8 +124,7 @@ class Care(Fusion):
 
     def __init__(self, x_size: int, z_size: int, out_size: int, *, hidden: int, experts: int) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.pace = math.sqrt(hidden)
-        self.A = weight(experts * hidden, x_size, fan_in=x_size, share=self.pace**2)
+        self.A = weight(experts * hidden, x_size, fan_in=x_size)
         self.a = bias(experts * hidden)
         self.Q = weight(experts, z_size, fan_in=z_size, share=_LOGIT_SHARE)
         self.q = bias(experts)
@@ -142,7 +141,7 @@ class Care(Fusion):
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         attention, shift = (segments.rows(part) for part in modulation)
-        encodings = F.linear(x / self.pace, self.A, self.a).relu().view(len(x), len(self.q), -1)
+        encodings = F.linear(x, self.A, self.a).relu().view(len(x), len(self.q), -1)
         mixed = torch.matmul(attention.to(encodings.dtype).unsqueeze(1), encodings).squeeze(1)
         return F.linear(mixed, self.C) + shift
 
@@ -160,8 +159,7 @@ class SoftModularization(Fusion):
     def __init__(self, x_size: int, z_size: int, out_size: int, *, hidden: int, experts: int) -> None:
         super().__init__(x_size, z_size, out_size)
         self.experts = experts
-        self.pace = math.sqrt(hidden)
-        self.A = weight(experts * hidden, x_size, fan_in=x_size, share=self.pace**2)
+        self.A = weight(experts * hidden, x_size, fan_in=x_size)
         self.a = bias(experts * hidden)
         self.F = weight(hidden, x_size, fan_in=x_size, share=0.5)
         self.f = bias(hidden, value=math.sqrt(0.5))
@@ -180,7 +178,7 @@ class SoftModularization(Fusion):
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         route = F.linear(x, self.F, self.f) * segments.rows(modulation[0])
         logits = F.linear(route.relu(), self.D, self.d).view(len(x), self.experts, self.experts)
-        modules = F.linear(x / self.pace, self.A, self.a).relu().view(len(x), self.experts, -1)
+        modules = F.linear(x, self.A, self.a).relu().view(len(x), self.experts, -1)
         routed = torch.bmm(torch.softmax(logits, dim=-1).to(modules.dtype), modules)
         return F.linear(routed.flatten(1), self.C, self.b)
 
@@ -197,8 +195,7 @@ class Moore(Fusion):
 
     def __init__(self, x_size: int, z_size: int, out_size: int, *, hidden: int, experts: int) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.pace = math.sqrt(hidden)
-        self.A = weight(experts * hidden, x_size, fan_in=x_size, share=self.pace**2)
+        self.A = weight(experts * hidden, x_size, fan_in=x_size)
         self.a = bias(experts * hidden)
         self.B = weight(experts, z_size, fan_in=z_size, share=0.5 / experts)
         self.g = bias(experts, value=math.sqrt((0.5 if z_size else 1.0) / experts))
@@ -212,7 +209,7 @@ class Moore(Fusion):
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         weights, shift = (segments.rows(part) for part in modulation)
-        experts = F.linear(x / self.pace, self.A, self.a).view(len(x), len(self.g), -1)
+        experts = F.linear(x, self.A, self.a).view(len(x), len(self.g), -1)
         basis = orthogonalize(experts) * math.sqrt(experts.shape[2])
         mixed = (weights.unsqueeze(2) * basis).sum(dim=1)
         return F.linear(mixed.to(self.dtype), self.C) + shift

@@ -327,12 +327,14 @@ def test_gradient_reaches_everything_from_the_start(name: str) -> None:
         assert gradient.abs().max() > 1e-3, f"no gradient reaches {label}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not FUSIONS[name].needs_task])
 def test_a_zero_context_leaves_a_path_for_the_observation(name: str) -> None:
+    """A context that starts with the code of a task is never zero."""
     fusion = build(name, 5, 4, 6, free=40)
     x = draw(1, 5).requires_grad_()
     jacobian = torch.autograd.functional.jacobian(lambda x: fusion(x, torch.zeros(1, 4, dtype=x.dtype)), x)
-    assert torch.linalg.matrix_rank(jacobian[0, :, 0]) == 5
+    # `moore` reads the direction of x alone, because its experts start without a constant.
+    assert torch.linalg.matrix_rank(jacobian[0, :, 0]) == (4 if name == "moore" else 5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from pairwise import pairwise
+from pairwise import accepted_context, pairwise
 from torch import Tensor, nn
 
 from agents.acting.policy import Policy
@@ -125,7 +125,9 @@ def test_observations_differ_behind_the_torso(suite: str) -> None:
             assert 0.1 <= root_mean_square(features) <= 2, (seed, dtype)
 
 
-@pytest.mark.parametrize("suite", TIERED)
+@pytest.mark.parametrize(
+    "suite", [pytest.param(suite, marks=() if suite == "grid, conditional" else pytest.mark.slow) for suite in SUITES]
+)
 def test_observations_differ_behind_every_core_and_fusion(suite: str) -> None:
     """Every pair of suite, fusion, core and precision occurs. The torso's output is computed once per precision."""
     config, env, inputs = played(suite)
@@ -133,9 +135,8 @@ def test_observations_differ_behind_every_core_and_fusion(suite: str) -> None:
     torso = build_network(config, env).torso
     for name, fusion, core, dtype in pairwise(SUITES, FUSIONS, CORES, DTYPES):
         if name == suite:
-            context = {"instruction": "both", "none": "task"}.get(config.context.name, config.context.name)
-            needed = {"context": context} if FUSIONS[fusion].needs_task else {}
-            network = network_of(suite, fusion=fusion, core=core, **needed)
+            context = accepted_context(FUSIONS[fusion], config.context.name)
+            network = network_of(suite, fusion=fusion, core=core, context=context)
             network.torso = Remembered(torso, (suite, dtype))
             found = outputs(network, inputs, dtype)
             least = min(0.002, LEAST_DEVIATIONS.get(suite, 0.01) / 10)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
-from pairwise import pairwise
+from pairwise import accepted_context, pairwise
 from torch import Tensor
 
 from agents.fusion import FLAT_SITES, FUSIONS
@@ -58,7 +58,7 @@ def test_steps_equal_an_unroll(fusion: str) -> None:
     for number, (name, context, *chosen) in enumerate(pairwise(sorted(FUSIONS), CONTEXTS, *at_site)):
         if name == fusion:
             sites = tuple(itertools.compress(FLAT_SITES, chosen))
-            accepted = {"instruction": "both", "none": "task"}.get(context, context) if form.needs_task else context
+            accepted = accepted_context(form, context)
             network = fake_network(ENV, fake_config(fusion=fusion, context=accepted, sites=sites), seed=number)
             batch = fake_batch(ENV, network.core_state_size, T, B, seed=number)
             inputs, state = observed(batch), batch["core_state"]
