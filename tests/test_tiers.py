@@ -54,7 +54,7 @@ def test_a_marker_selects_its_tier_and_the_guard_fails_unmarked_tests_alone(
     pytester.makepyfile(TESTS)
     options = quick_options(pytester)
     with monkeypatch.context() as changed:
-        changed.setattr(tiers, "LIMIT", 0.2)
+        changed.setattr(tiers, "LIMIT", 0.1)
         changed.setattr(tiers, "MOST_LOAD", float("inf"))
         reports = pytester.inline_run(*options, *arguments, plugins=[tiers]).listoutcomes()
     succeeded, _, wrong = ([report.nodeid.split("::")[1] for report in kind] for kind in reports)
