@@ -45,7 +45,8 @@ def test_the_message_for_an_unknown_suite_lists_the_suites() -> None:
     [
         ("envpool", BabyAIConfig(tasks=["BabyAI-GoToLocal-v0"], engine="envpool")),
         ("minigrid", BabyAIConfig(tasks=["BabyAI-GoToLocal-v0"], engine="minigrid")),
-        ("ale_py", AtariConfig(tasks=["Pong"])),
+        # Tests share emulators of the usual length (tests/envs/conftest.py).
+        ("ale_py", AtariConfig(tasks=["Pong"], max_episode_frames=1234)),
         ("vizdoom", VizdoomConfig(tasks=["basic"])),
         ("dmlab2d", DMLab2DConfig(tasks=["chase_eat"], processes=False)),
     ],
