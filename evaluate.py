@@ -123,7 +123,8 @@ def _watch(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig) -> int:
     check_watch()
     configure_process(config.threads or num_cores())
     check_evaluation(agent.config.env, slots=1)
-    TextConsole().say(f"mimpala: watching {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames)")
+    trained = f"{count(agent.updates, 'update')}, {count(agent.frames, 'frame')}"
+    TextConsole().say(f"mimpala: watching {agent.path} ({trained})")
     watch(agent, spec, config)
     return DONE
 

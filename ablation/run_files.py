@@ -218,7 +218,7 @@ def newest_log_step(folder: Path) -> LogStep:
     try:
         *_, newest = read_lines(folder / "metrics.jsonl", last=_TAIL_BYTES)
         row = parse_json(newest)
-        updates, frames = (int(row[key]) if COUNT.passes(row[key]) else 0 for key in ("updates", "frames"))
+        updates, frames = (int(row[key]) if COUNT.passes(row.get(key)) else 0 for key in ("updates", "frames"))
         numbers = {key: float(value) for key, value in row.items() if FINITE.passes(value)}
         key = next((key for key in _MEASURES if key in numbers), "")
         return LogStep(

@@ -21,7 +21,7 @@ from conf.schema import EvaluateConfig
 from envs.instructions import UNKNOWN, Tokenizer, split_words
 from envs.spec import EnvSpec
 from system.errors import InputError
-from system.words import shorten
+from system.words import count, shorten
 
 _KEY = "watch=true"
 _SIDE, _LINE, _CHARACTER = 512, 24, 9
@@ -101,7 +101,9 @@ class TypedInstruction:
         dropped = words[len(tokens) :]
         lines = [f"you: {self.text}"]
         lines += [f"the agent does not know {', '.join(unknown)}"] if unknown else []
-        return lines + ([f"the agent reads {len(tokens)} words, without {' '.join(dropped)}"] if dropped else [])
+        return lines + (
+            [f"the agent reads {count(len(tokens), 'word')}, without {' '.join(dropped)}"] if dropped else []
+        )
 
 
 class Window:

@@ -26,8 +26,8 @@ def build_table(context: ContextConfig, env: EnvSpec) -> SentenceTable | None:
     numbers = (sentences + by_words * len(env.vocabulary)) * features
     if numbers > MOST_NUMBERS:
         raise InputError(
-            f"context.table={context.table} has {numbers:,} numbers in the vectors of {count(sentences, 'sentence')}, and {MOST_NUMBERS:,} "
-            "are allowed: leave out sentences, or use a model with fewer features."
+            f"context.table={context.table} has {count(numbers, 'number')} in the vectors of {count(sentences, 'sentence')}, and "
+            f"{MOST_NUMBERS:,} are allowed: leave out sentences, or use a model with fewer features."
         )
     size = context.instruction_size if context.project else 0
     return SentenceTable(context.table_shape, env.instruction_length, env.vocabulary, size=size, by_words=by_words)

@@ -22,6 +22,7 @@ from envs.instructions import UNKNOWN, Tokenizer, split_words
 from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import open_ordinary
+from system.words import count
 
 _MOST_BYTES = 2**28
 """Of an array, unpacked."""
@@ -101,7 +102,9 @@ def _read_arrays(path: str) -> tuple[list[str], NDArray[Any]]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise _refused(path, reason, "write it by np.savez(path, sentences=texts, vectors=array)") from error
     if len(texts) != len(vectors):
-        raise _refused(path, f"it has {len(texts):,} sentences and {len(vectors):,} vectors", "write one for each")
+        raise _refused(
+            path, f"it has {count(len(texts), 'sentence')} and {count(len(vectors), 'vector')}", "write one for each"
+        )
     if not (np.abs(vectors.astype(np.float64)) < _MOST_VALUE).all():
         raise _refused(path, "a vector holds numbers that are not finite, or too large", "write ordinary ones")
     return texts, vectors.astype(np.float32)
@@ -128,7 +131,7 @@ def _read_array(archive: zipfile.ZipFile, name: str, *, kind: str, dimensions: i
         # Numbers of Python do not overflow.
         needed = math.prod(map(int, shape)) * dtype.itemsize
         if needed > _MOST_BYTES:
-            raise ValueError(f"{name} takes {needed:,} bytes and {_MOST_BYTES:,} are allowed")
+            raise ValueError(f"{name} takes {count(needed, 'byte')} and {_MOST_BYTES:,} are allowed")
         content = file.read(needed + 1)
     if len(content) != needed:
         raise ValueError(f"{name} is not as long as its header states")

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -52,13 +53,15 @@ class Family:
 
 
 @functools.cache
-def _share_opengl() -> None:
-    """Makes the OpenGL libraries that envpool 1.2.5 brings visible to MuJoCo, which otherwise ends the process at the first picture."""
-    import envpool
+def _share_opengl(package: ModuleType) -> None:
+    """Makes the OpenGL libraries that envpool 1.2.5 brings visible to MuJoCo, which otherwise ends the process at the first picture.
 
-    folder = Path(envpool.__file__).parent.with_name("envpool.libs")
+    Args:
+        package: envpool.
+    """
+    folder = Path(str(package.__file__)).parent
     for name in ("GLdispatch", "OpenGL", "EGL"):
-        for library in folder.glob(f"lib{name}-*"):
+        for library in folder.with_name("envpool.libs").glob(f"lib{name}-*"):
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 
 
@@ -168,7 +171,9 @@ class EnvpoolEngine:
                 array[pool.rows] = received
 
     def render(self, slot: int) -> NDArray[np.uint8]:
-        _share_opengl()
+        import envpool
+
+        _share_opengl(envpool)
         pool = next(pool for pool in self.pools if slot in pool.rows)
         try:
             return np.asarray(pool.envs.render(int(np.flatnonzero(pool.rows == slot)[0]))[0], np.uint8)

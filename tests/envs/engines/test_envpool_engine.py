@@ -136,7 +136,7 @@ def test_a_machine_without_opengl_is_told_so(monkeypatch: pytest.MonkeyPatch) ->
     def render(_: object, number: int) -> None:
         raise RuntimeError("failed to initialize EGL")
 
-    monkeypatch.setattr("envs.engines.envpool_engine._share_opengl", lambda: None)
+    monkeypatch.setattr("envs.engines.envpool_engine._share_opengl", lambda package: None)
     monkeypatch.setattr(WrittenPool, "render", render, raising=False)
     env, _ = opened(monkeypatch, [{}])
     env.reset()
