@@ -12,6 +12,7 @@ observations have T entries.
 
     - image, vector [T+1, B, ...]: Observation.
     - instruction [T+1, B, L]: Tokens.
+    - context [T+1, B, V]: The vector with which the suite describes the task.
     - action_mask [T+1, B, A]: Legal actions, if the environment reports them (`EnvSpec.observation`).
     - task [T+1, B]: Task id.
     - reset [T+1, B]: First observation of an episode: the core starts from zeros.
@@ -49,7 +50,7 @@ from envs.spec import ArraySpec, EnvSpec
 
 Trajectory = dict[str, Tensor]
 
-OBSERVED = ("image", "vector", "instruction", "action_mask", "task", "reset", "last_action", "last_reward")
+OBSERVED = ("image", "vector", "instruction", "context", "action_mask", "task", "reset", "last_action", "last_reward")
 """Keys with T + 1 entries along time."""
 
 PER_COLUMN = ("core_state", "episode")

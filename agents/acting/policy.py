@@ -23,7 +23,7 @@ from agents.fusion.padding import bucket_size
 from agents.fusion.segments import Segments
 from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork, Modulations
-from agents.network.context import Contexts
+from agents.network.context import CONTEXT_KEYS, Contexts
 
 # Random numbers are drawn for this many steps at once: one call costs as much as dozens of numbers.
 _NOISE_STEPS = 16
@@ -115,11 +115,11 @@ class Policy:
             contexts = self.context_override(contexts, inputs["reset"].numpy())
         segments, modulations = self.cache.look_up(contexts, slots)
         if self._step is not None:
-            observed = {key: value for key, value in inputs.items() if key != "instruction"}
+            observed = {key: value for key, value in inputs.items() if key not in CONTEXT_KEYS}
             # The indices of the slots, which `slots` may give as a slice.
             rows = torch.from_numpy(np.arange(len(self.core_state))[slots])
             return self._step(observed, rows, self.core_state, modulations, segments)
-        step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
+        step = {key: value.unsqueeze(0) for key, value in inputs.items() if key not in CONTEXT_KEYS}
         output = self._acting.unroll(step, self.core_state[slots], modulations, segments, values=False)
         self.core_state[slots] = output.core_state
         return self.network.actions.parameters(output.policy_logits[0])
@@ -127,8 +127,8 @@ class Policy:
 
 def context_rows(network: AgentNetwork, inputs: Mapping[str, Tensor]) -> ContextRows:
     """The context of each slot, [B, C]."""
-    instruction = inputs["instruction"].numpy() if "instruction" in inputs else None
-    return network.context_encoder.context_rows(inputs["task"].numpy(), instruction)
+    parts = (inputs[key].numpy() if key in inputs else None for key in CONTEXT_KEYS)
+    return network.context_encoder.context_rows(inputs["task"].numpy(), *parts)
 
 
 class Sampler:

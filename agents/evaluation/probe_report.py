@@ -25,7 +25,7 @@ from agents.evaluation.intervals import METHOD, interval
 from agents.evaluation.probes import ALL, Record, Shuffle, Swap, all_probes, derangement, zero
 from agents.evaluation.report import Played, Scores, is_known, mean, outcomes, results, return_ranges
 from agents.evaluation.task_similarity import draw, similarities, write
-from agents.network.context import ContextEncoder
+from agents.network.context import CONTEXT_KEYS, ContextEncoder
 from agents.setup.plugins import PROBES
 from agents.setup.preflight import MAX_SLOTS
 from conf.schema import EvaluateConfig
@@ -124,13 +124,13 @@ def without_context(agent: SavedAgent) -> str | None:
 def first_contexts(
     agent: SavedAgent, spec: EnvSpec, task: str, seed: int, encoder: ContextEncoder, split: Split
 ) -> ContextRows:
-    """Contexts of a task at the start of episodes, [P, C]: a sample of MAX_SLOTS if the agent reads instructions, else one."""
-    if not encoder.reads_instruction:
+    """Contexts of a task at the start of episodes, [P, C]: a sample of MAX_SLOTS if they differ between episodes, else one."""
+    if not encoder.varies:
         return encoder.context_rows(np.array([seat(agent, spec, task)[1]], np.int32), None)
     env = make_task_env(agent, spec, task, MAX_SLOTS, seed, split)
     try:
         observation, _ = env.reset()
-        return np.array(encoder.context_rows(observation["task"], observation["instruction"]))
+        return np.array(encoder.context_rows(observation["task"], *map(observation.get, CONTEXT_KEYS)))
     finally:
         env.close()
 

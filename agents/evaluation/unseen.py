@@ -55,18 +55,14 @@ def unseen_report(agent: SavedAgent, seen: Mapping[str, Episodes], unseen: Mappi
     """The section `unseen` of evaluation.json: the results on unseen contexts, and the drop relative to the seen ones of the same tasks,
     with the interval of a difference of two independent samples.
 
-    `without` are the tasks that show no unseen context; without any other task there are no results.
+    `without` are the tasks that show no unseen context. Without any other task `aggregate` is None.
     """
-    section: dict[str, Any] = {
+    tasks, aggregate = results(agent, unseen) if unseen else ({}, None)
+    return {
         "contexts": list(held_out(agent.config.env)),
         "without": [task for task in seen if task not in unseen],
-    }
-    if not unseen:
-        return section
-    tasks, aggregate = results(agent, unseen)
-    return section | {
         "tasks": {task: row | _drop(agent, seen, {task: unseen[task]}) for task, row in tasks.items()},
-        "aggregate": aggregate | _drop(agent, seen, unseen),
+        "aggregate": aggregate and aggregate | _drop(agent, seen, unseen),
     }
 
 
