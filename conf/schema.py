@@ -162,7 +162,7 @@ class LearnerConfig:
         compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).
         staging: Whether, with a GPU, the next batch is copied from pinned memory during an update; `auto` = `true`.
         diagnostics: Updates between two measurements of task gradients, dead units, ranks and fusion terms
-            (agents/learning/diagnostics.py); 0 = none.
+            (agents/learning/diagnostics); 0 = none.
     """
 
     unroll_length: int = number(20, least=1, most=2**16)

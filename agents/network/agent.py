@@ -51,7 +51,7 @@ class AgentNetwork(nn.Module):
         normalizer: Applied to `vector` before the torso. None: no normalisation.
 
     Attributes:
-        observe: Called by `unroll` with each site that it passes and the input there, [N, ...] (agents/learning/diagnostics.py); or None.
+        observe: Called by `unroll` with each site that it passes and the input there, [N, ...] (agents/learning/diagnostics); or None.
     """
 
     action_codes: Tensor

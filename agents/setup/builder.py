@@ -13,7 +13,7 @@ from agents.acting.policy import Policy
 from agents.fusion import FUSIONS, OPTIONS, TORSO
 from agents.fusion.base import Fusion
 from agents.fusion.spatial import SPATIAL_FUSIONS
-from agents.learning.diagnostics import Diagnostics
+from agents.learning.diagnostics.measurement import Diagnostics
 from agents.learning.learner import Learner
 from agents.learning.objective import Objective
 from agents.learning.replay import Replay
