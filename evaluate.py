@@ -31,6 +31,7 @@ from agents.evaluation.episodes import (
     play,
     quotas,
 )
+from agents.evaluation.noise_curve import noise_report, write_curve
 from agents.evaluation.probe_report import Probing, probe_report
 from agents.evaluation.report import prepare_output, report, results_folder, write_report
 from agents.evaluation.tables import result_tables
@@ -103,9 +104,12 @@ def evaluate(config: EvaluateConfig) -> int:
     content = report(agent, spec, config, slots, episodes)
     if stopped:
         content["stopped"] = str(stopped)
-    if probed:
-        content["probes"] = probe_report(agent, episodes, probed)
+    if probes := {name: played for name, played in probed.items() if name in probing.names}:
+        content["probes"] = probe_report(agent, episodes, probes)
+    if noisy := {level: probed[name] for name, level in probing.levels.items() if name in probed}:
+        content["noise"] = noise_report(agent, episodes, noisy)
     earlier = write_report(output, content)
+    pictures += [write_curve(content["noise"], folder)] if noisy else []
     console.print(*result_tables(content), sep="\n", highlight=False)
     for written in (output, *pictures):
         console.say(f"written: {written}")
@@ -135,7 +139,7 @@ def _keep_earlier_folders(
     """Moves probes and videos of earlier evaluations with other settings aside, if this one writes its own."""
     settings = {"sha256": agent.sha256, "seed": config.seed}
     moved = []
-    if config.similarity and probing.names:
+    if (config.similarity and probing.names) or probing.levels:
         moved.append(keep_folder(folder / "probes", settings))
     if config.video:
         video = {"episodes": config.video_episodes, "greedy": config.greedy, "engine": spec.engine}
@@ -146,23 +150,23 @@ def _keep_earlier_folders(
 def _play_all(
     agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, probing: Probing, console: TextConsole
 ) -> tuple[dict[str, Episodes], dict[str, dict[str, Episodes]], StoppedError | None]:
-    """Plays all tasks, then all tasks under each probe. Raises StoppedError if no task could be played.
+    """Plays all tasks, then all tasks under each probe and each noise. Raises StoppedError if no task could be played.
 
     Returns:
-        Episodes by task, episodes by probe and task, and the error that ended the evaluation early.
+        Episodes by task, episodes by probe or noise and task, and the error that ended the evaluation early.
     """
     episodes: dict[str, Episodes] = {}
-    probed: dict[str, dict[str, Episodes]] = {probe: {} for probe in probing.names}
+    probed: dict[str, dict[str, Episodes]] = {name: {} for name in (*probing.names, *probing.levels)}
     columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, expand=True, transient=True) as progress:
-        bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probing.names)))
+        bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probed)))
         advance = partial(progress.advance, bar)
         task = ""
         try:
             for task in spec.tasks:
                 progress.update(bar, description=escape(shorten(task, _LONGEST_NAME)))
                 episodes[task] = play(agent, spec, task, config, advance, probing.record(task), warn)
-            for probe, task in itertools.product(probing.names, spec.tasks):
+            for probe, task in itertools.product(probed, spec.tasks):
                 progress.update(bar, description=escape(f"{shorten(task, _LONGEST_NAME)}: {probe}"))
                 probed[probe][task] = play(agent, spec, task, config, advance, probing.prepare(probe, task))
         except StoppedError as error:

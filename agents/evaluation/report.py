@@ -150,6 +150,7 @@ def report(
             "seed": config.seed,
             "episodes": config.episodes,
             "slots": slots,
+            **({"context_noise": agent.config.context.noise} if agent.config.context.noise else {}),
             "interval": METHOD,
             "versions": dict(versions()),
         },

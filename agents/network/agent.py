@@ -77,6 +77,7 @@ class AgentNetwork(nn.Module):
         self.torso = torso
         self.normalizer = normalizer
         self.context_encoder = context_encoder
+        context_encoder.tokens_have_noise = any(fusion.reads_tokens for fusion in fusions.values())
         self.fusions = nn.ModuleDict(fusions)
         self.core = core
         self.core_state_size = core.state_size
