@@ -23,7 +23,7 @@ from ablation.grid.grid import (
 )
 from ablation.load import HOUSEKEEPING_KEYS
 from ablation.run_files import newest_log_step
-from agents.setup.match_params import count_parameters
+from agents.setup.match_params import TOLERANCE, count_matched, count_parameters
 from conf.ablate_schema import AblateConfig, check_ablate, list_seeds
 from conf.composition import flatten
 from conf.loading import compose_ablate, compose_train, split_axes, to_dict
@@ -109,6 +109,55 @@ def test_parameters_are_matched_in_every_cell() -> None:
     assert max(counts) <= 1.02 * min(counts)
 
 
+def sizes(cell: Cell) -> tuple[Any, ...]:
+    train = cell.train
+    return (
+        train.torso.size,
+        train.torso.hidden,
+        train.fusion.size,
+        train.fusion.rank,
+        train.fusion.hidden,
+        train.core.size,
+    )
+
+
+def test_a_width_multiplies_the_sizes_of_torso_fusion_and_core() -> None:
+    own = ("torso.size=10", "torso.hidden=[3,16]", "fusion.size=20", "fusion.rank=5", "fusion.hidden=7", "core.size=1")
+    cells = cells_of("fusions=[concat,paco]", "widths=[0.5,1,2.3]", "core=lstm,gru", "seeds=[4]", *own)
+    assert [cell.name for cell in cells] == [
+        f"{fusion},core={core},width={width}-seed4"
+        for fusion in ("concat", "paco")
+        for core in ("lstm", "gru")
+        for width in ("0.5", "1", "2.3")
+    ]
+    assert [sizes(cell) for cell in cells[:3]] == [
+        # Halves are rounded to an even number, and no size is 0.
+        (5, [2, 8], 10, 2, 4, 1),
+        (10, [3, 16], 20, 5, 7, 1),
+        (23, [7, 37], 46, 12, 16, 2),
+    ]
+    # Width 1 is the same run as without widths. Experts, heads and contexts keep their sizes at every width.
+    (plain,) = cells_of("fusions=[concat]", "core=lstm", "seeds=[4]", *own)
+    assert cells[1].train == dataclasses.replace(plain.train, run=cells[1].train.run)
+    kept = {"run", "torso.size", "torso.hidden", "fusion.size", "fusion.rank", "fusion.hidden", "core.size"}
+    wide = flatten(to_dict(cells[2].train))
+    assert {key for key, value in flatten(to_dict(plain.train)).items() if wide[key] != value} == kept
+
+
+@pytest.mark.parametrize("match", ["parameters", "multiply_adds"])
+def test_the_fusions_of_each_width_are_matched_with_the_reference_at_that_width(match: str) -> None:
+    """Half of the width is about a quarter of the size. The reference itself is not changed by the match."""
+    arguments = ("widths=[0.5,1]", "seeds=1", "match_params=low_rank", f"match={match}")
+    cells = cells_of("fusions=[concat,low_rank]", *arguments)
+    counts = {cell.variant: count_matched(cell.train, make_spec(cell.train.env)) for cell in cells}
+    for width in ("0.5", "1"):
+        wanted = counts[f"low_rank width={width}"]
+        assert abs(counts[f"concat width={width}"] - wanted) <= TOLERANCE * wanted
+    assert 3 < counts["low_rank width=1"] / counts["low_rank width=0.5"] < 5
+    alone = cells_of("fusions=[low_rank]", "widths=[0.5,1]", "seeds=1")
+    assert [sizes(cell) for cell in cells if cell.variant.startswith("low_rank")] == [sizes(cell) for cell in alone]
+
+
 def test_seeds_are_a_number_or_a_list() -> None:
     assert list_seeds(compose_ablate(["seeds=3"])) == [0, 1, 2]
     assert list_seeds(compose_ablate(["seeds=[5,2]"])) == [5, 2]
@@ -132,6 +181,15 @@ def test_seeds_are_a_number_or_a_list() -> None:
         (["probe=swop"], "probe=swop is unknown"),
         (["measure=luck"], "measure=luck is unknown"),
         (["episodes=0"], "episodes=0 is out of range"),
+        (["widths=1,2"], "widths=1,2 is not a list: give widths=[1,2]"),
+        (["widths=[1,2,1]"], "widths=[1.0, 2.0, 1.0] is not a list of different widths: give each once"),
+        (["widths=[0]"], "widths=[0.0] is out of range"),
+        (["widths=[wide]"], "widths=['wide'] is not a list of plain values: give one"),
+        (["widths=[1,1.001]"], "trains the same agent as variant"),
+        (["widths=[200]", "core.size=400"], "At widths=[200]: core.size=80000 is out of range"),
+        (["widths=[0.05]", "fusions=[moore]"], "At widths=[0.05]: fusion.hidden=6 has no room"),
+        (["widths=[1,2]", "match_params=5000"], "match_params=5000 is one size for all widths"),
+        (["widths=[1]", "match=multiply_adds"], "match=multiply_adds is not used"),
         (["core=lstm,lstm"], "repeats a value"),
         (["fusion=concat,concat"], "repeats a value"),
         (["learner.learning_rate=1e-3,0.001"], "repeats a value"),
