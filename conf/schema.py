@@ -295,6 +295,7 @@ class TrainConfig:
         match_params: A number of parameters, or a fusion whose number of parameters the agent gets (agents/setup/match_params.py).
         match: What `match_params` counts: `parameters`, or `multiply_adds` of one acting step with a cached context.
         critic_width: Units of a hidden layer of the value alone, as a multiple of core.size; 0 = no such layer.
+        actor_width: The same of the policy alone.
         initialization: Initial weights (agents/network/initialization.py).
     """
 
@@ -328,6 +329,7 @@ class TrainConfig:
     match_params: str = ""
     match: str = choice("parameters", names.MATCHES)
     critic_width: float = number(0.0, least=0, most=2**8)
+    actor_width: float = number(0.0, least=0, most=2**8)
     initialization: str = choice("scaled", names.INITIALIZATIONS)
 
 

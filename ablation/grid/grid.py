@@ -91,7 +91,8 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     """
     folder = Path(config.folder or f"runs/ablate-{config.env.name}")
     variants: dict[str, tuple[TrainConfig, EnvSpec]] = {}
-    for *values, width in itertools.product(config.fusions, *axes.values(), config.widths or [None]):
+    widths: Sequence[float | None] = config.widths or [None]
+    for values, width in itertools.product(itertools.product(config.fusions, *axes.values()), widths):
         values_by_key = dict(zip(["fusion", *axes], values, strict=True))
         train = train_part(compose_ablate([*single, *(f"{key}={value}" for key, value in values_by_key.items())]))
         if config.runtime.name == CLUSTER:

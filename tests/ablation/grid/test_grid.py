@@ -23,6 +23,7 @@ from ablation.grid.grid import (
 )
 from ablation.load import HOUSEKEEPING_KEYS
 from ablation.run_files import newest_log_step
+from agents.setup.builder import build_network
 from agents.setup.match_params import TOLERANCE, count_matched, count_parameters
 from conf.ablate_schema import AblateConfig, check_ablate, list_seeds
 from conf.composition import flatten
@@ -83,6 +84,17 @@ def test_the_fusion_may_be_named_as_train_py_names_it() -> None:
         "film core.size=8",
         "film core.size=16",
     }
+
+
+def test_the_widths_of_actor_and_critic_are_axes() -> None:
+    """Beside `widths` they are multiples of the widened core."""
+    cells = cells_of("fusions=[mi]", "seeds=1", "actor_width=0,2", "critic_width=0,1", "widths=[3]", "core.size=4")
+    assert [cell.name for cell in cells] == [
+        f"mi,actor_width={actor},critic_width={critic},width=3-seed0" for actor in (0, 2) for critic in (0, 1)
+    ]
+    networks = [build_network(cell.train, make_spec(cell.train.env)) for cell in cells]
+    sizes = [tuple(layer.out_features if layer else 0 for layer in (one.actor, one.critic)) for one in networks]
+    assert sizes == [(0, 0), (0, 12), (24, 0), (24, 12)]
 
 
 def test_every_run_plays_the_same_episodes() -> None:
@@ -190,6 +202,8 @@ def test_seeds_are_a_number_or_a_list() -> None:
         (["widths=[0.05]", "fusions=[moore]"], "At widths=[0.05]: fusion.hidden=6 has no room"),
         (["widths=[1,2]", "match_params=5000"], "match_params=5000 is one size for all widths"),
         (["widths=[1]", "match=multiply_adds"], "match=multiply_adds is not used"),
+        (["actor_width=0,-1"], "actor_width=-1.0 is out of range"),
+        (["actor_width=1,wide"], "actor_width=wide is not a number"),
         (["core=lstm,lstm"], "repeats a value"),
         (["fusion=concat,concat"], "repeats a value"),
         (["learner.learning_rate=1e-3,0.001"], "repeats a value"),
