@@ -19,6 +19,7 @@ class AblateConfig(TrainConfig):
     Attributes:
         fusions: Values of the first axis, names of agents.fusion.FUSION_NAMES. Several values make any other key an axis too:
             `core=lstm,mlstm`.
+        widths: Values of a further axis, factors of the sizes of torso, fusion and core (ablation/grid/widths.py); empty = no such axis.
         seeds: Number of seeds, from 0, or a list of seeds.
         parallel: Number of runs at a time, which share the cores of this process; 0 = one per core with runtime=serial, as many as fit
             with runtime=cluster, otherwise one.
@@ -37,6 +38,7 @@ class AblateConfig(TrainConfig):
     """
 
     fusions: list[str] = choice(["concat", "gated", "film", "low_rank", "mi"], FUSIONS)
+    widths: list[float] = number([], above=0, most=2**8)
     seeds: Any = 5
     parallel: int = number(0, least=0)
     node_runtime: str = choice("local", NODE_RUNTIMES)
@@ -72,6 +74,8 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
         raise InputError(
             f"fusions=[{','.join(config.fusions)}] is not a list of different fusions: give at least one, and each once."
         )
+    if len(set(config.widths)) < len(config.widths):
+        raise InputError(f"widths={config.widths} is not a list of different widths: give each once.")
     check_parallel(config.runtime.name, config.parallel, cores)
     if config.curves and not config.folders:
         raise InputError("curves=true draws the learning curves of run folders: give them as folders=[...].")

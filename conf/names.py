@@ -52,6 +52,8 @@ SWITCHES = ("auto", "true", "false")
 PROBES = ["swap", "shuffle", "zero", "all"]
 THRESHOLDS = ("success", "return", "score")
 """Measures of `stop_at`."""
+MATCHES = ("parameters", "multiply_adds")
+"""What `match_params` makes equal."""
 MEASURES = ("auto", "score", "success", "return")
 
 EPISODE_WINDOW = 100

@@ -293,7 +293,9 @@ class TrainConfig:
             to the least mean over tasks of the last 100 episodes; all must be reached. None = never.
         stop_at_success: The same for success alone; 0 = never.
         match_params: A number of parameters, or a fusion whose number of parameters the agent gets (agents/setup/match_params.py).
+        match: What `match_params` counts: `parameters`, or `multiply_adds` of one acting step with a cached context.
         critic_width: Units of a hidden layer of the value alone, as a multiple of core.size; 0 = no such layer.
+        actor_width: The same of the policy alone.
         initialization: Initial weights (agents/network/initialization.py).
     """
 
@@ -325,7 +327,9 @@ class TrainConfig:
     stop_at: Any = None
     stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
+    match: str = choice("parameters", names.MATCHES)
     critic_width: float = number(0.0, least=0, most=2**8)
+    actor_width: float = number(0.0, least=0, most=2**8)
     initialization: str = choice("scaled", names.INITIALIZATIONS)
 
 

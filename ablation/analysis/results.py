@@ -5,6 +5,7 @@ Only `Results.matrix` makes the runs x tasks matrix of a variant, from named run
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -13,6 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+
+_AT_WIDTH = re.compile(r"(.+) width=(\d+(?:\.\d+)?(?:e[+-]\d+)?)")
+
+
+def name_at_width(form: str, width: float) -> str:
+    """The variant of a form at one value of the axis `widths` of ablate.py."""
+    return f"{form} width={width:g}"
+
+
+def split_width(variant: str) -> tuple[str, float | None]:
+    """Form and width of a variant (`name_at_width`); None without one."""
+    found = _AT_WIDTH.fullmatch(variant)
+    return (found[1], float(found[2])) if found else (variant, None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

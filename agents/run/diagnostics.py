@@ -89,8 +89,8 @@ def _parts(network: AgentNetwork) -> Iterator[tuple[str, list[nn.Module]]]:
     yield "context", [network.context_encoder]
     yield "fusion", [network.fusions]
     yield "core", [network.core]
-    critic = [network.critic] if network.critic else []
-    yield "heads", [network.value_head, *critic, *([network.policy] if "policy" not in network.fusions else [])]
+    heads = (network.value_head, network.critic, network.actor, network.policy)
+    yield "heads", [head for head in heads if head is not None]
 
 
 def to_host(figures: Mapping[str, Tensor]) -> dict[str, float]:
