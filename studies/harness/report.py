@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -56,21 +57,32 @@ def significant(value: float, extra: int = 0) -> str:
     return f"{value:.{3 + extra}g}"
 
 
-def best_rates(
-    config: Any, results: Mapping[Any, Found], loss: Callable[[Found], float], *first: object
-) -> dict[str, tuple[float, Found]]:
-    """For each network, the learning rate whose result has the smallest loss, and that result. Keys of `results` begin with `first`."""
+def chosen_rates(config: Any, results: Mapping[Any, Found], *first: object) -> dict[str, tuple[float, Found]]:
+    """For each network, its learning rate and its result. Keys of `results` are `first`, the network and its only rate."""
     return {
-        network: min(
-            ((rate, results[*first, network, rate]) for rate in config.learning_rates), key=lambda one: loss(one[1])
-        )
-        for network in config.networks
+        network: (rate, results[*first, network, rate])
+        for network, rate in itertools.product(config.networks, config.learning_rates)
+        if (*first, network, rate) in results
     }
 
 
 def network_columns(network: str, result: Result, rate: float) -> tuple[str, ...]:
     """The cells under NETWORK_HEAD."""
     return f"`{network}`", numbers.count(result["parameters"]), str(result["width"]), f"{rate:g}"
+
+
+def convergence(problem: str, changes: Mapping[str, tuple[Estimate, bool]], write: numbers.Write, meaning: str) -> str:
+    """States which networks have converged. `changes`: by network, what more steps changed, and whether that is little."""
+    groups = {
+        word: [
+            f"`{name}` {numbers.estimate(change, write)}"
+            for name, (change, little) in changes.items()
+            if little is kind
+        ]
+        for word, kind in (("has converged", True), ("has not converged", False))
+    }
+    parts = "; ".join(f"{word}: {', '.join(names)}" for word, names in groups.items() if names)
+    return f"{problem}: {parts} ({meaning})."
 
 
 def panel(

@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal, norm
 from studies.data.gaussian_process import REACH, GaussianProcess
 from studies.harness.program import main
 from studies.models.ensembles import Streams
-from studies.neural_process import LEAST_DEVIATION, STUDY, NeuralProcess
+from studies.neural_process import LEAST_DEVIATION, STUDY, NeuralProcess, _convergence
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -108,7 +108,7 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [one["network"] for one in found["decoders"]] == ["concat", "mi"]
     assert len(found["exact"]) == 2 and all(len(one["target"]) == len(one["context"]) == 2 for one in found["decoders"])
     results = {name: cell["result"] for name, cell in content["cells"].items()}
-    concat, mi = results["concat-0.003"], results["mi-0.003"]
+    concat, mi = results["12-concat-0.003"], results["12-mi-0.003"]
     assert concat["exact"] == mi["exact"] and concat["target"] != mi["target"]
     assert all(math.isfinite(value) for result in results.values() for row in result["target"] for value in row)
     # The exact Gaussian process is the best possible model.
@@ -119,3 +119,16 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_noise_below_the_least_deviation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(STUDY, ["noise=0.01"]) == 2
     assert "noise=0.01 is out of range" in capsys.readouterr().err
+
+
+def test_a_decoder_has_converged_if_more_steps_gain_little_on_every_interval() -> None:
+    before = {name: (0.1, {"target": [[-1.0, -1.1, -0.9]] * 2}) for name in ("concat", "mi", "film")}
+    after = {
+        # By 0.01 on each seed, by 0.1, and by 0.01 with a wide interval.
+        "concat": (0.1, {"target": [[-0.99, -1.09, -0.891]] * 2}),
+        "mi": (0.1, {"target": [[-0.9, -1.0, -0.801]] * 2}),
+        "film": (0.1, {"target": [[-0.99, -1.2, -0.78]] * 2}),
+    }
+    found = _convergence(100, 200, before, after)
+    assert found.startswith("200 steps: has converged: `concat` 0.010 [")
+    assert "has not converged: `mi` 0.100 [" in found and "`film` 0.010 [" in found
