@@ -170,8 +170,10 @@ def find(config: RegressionConfig, results: Results) -> Findings:
                 if {"concat", "mi"} <= set(config.networks)
             ),
             *(
-                _convergence(_title(*problem, more), fewer, best[*problem, fewer], best[*problem, more])
-                for *problem, (fewer, more) in itertools.product(
+                _convergence(
+                    _title(function, size, more), fewer, best[function, size, fewer], best[function, size, more]
+                )
+                for function, size, (fewer, more) in itertools.product(
                     config.functions, config.x_sizes, itertools.pairwise(budgets)
                 )
             ),

@@ -32,7 +32,7 @@ def compare_rates(
 ) -> Costs:
     """The costs of all results, in the order of the configuration: jobs are in the opposite order."""
     found: dict[Place, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for values, result in reversed(results.items()):
+    for values, result in reversed(list(results.items())):
         found[place_of(axes, values)][values[axes.index(RATE)]].append(validation(result))
     return {place: {rate: float(np.mean(costs)) for rate, costs in by_rate.items()} for place, by_rate in found.items()}
 
