@@ -47,7 +47,7 @@ LEAST_DEVIATION = 0.05
 POINTS = 16
 """Most points of a learning curve."""
 CONVERGED = 0.02
-"""A decoder has converged if it gains less than this, in nats for each target point, over the training with the next fewer steps."""
+"""A decoder has converged if it gains less than this over the training with the next fewer steps, in nats for each target point."""
 
 
 class NeuralProcess(nn.Module):
@@ -219,7 +219,10 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
                 for other in config.networks
                 if "mi" in chosen and other != "mi"
             ),
-            *(_convergence(fewer, more, trained[fewer], trained[more]) for fewer, more in itertools.pairwise(budgets)),
+            *(
+                convergence(f"{more:,} steps", fewer, _gains(trained[fewer], trained[more]), CONVERGED)
+                for fewer, more in itertools.pairwise(budgets)
+            ),
         ),
         head=(
             *("steps", "decoder", "parameters", "width", "learning rate"),
@@ -252,18 +255,12 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
     )
 
 
-def _convergence(
-    fewer: int, more: int, before: dict[str, tuple[float, Result]], after: dict[str, tuple[float, Result]]
-) -> str:
-    """States which decoders have converged: those whose gain on target points, mean over context sizes, is below CONVERGED."""
-    changes = {}
-    for network, (_, result) in after.items():
-        means = (np.mean(one["target"], axis=0) for one in (result, before[network][1]))
-        gain = over_seeds(np.subtract(*means).tolist())
-        changes[network] = gain, gain.high is not None and gain.high < CONVERGED
-    return convergence(
-        f"{more:,} steps", changes, fixed(3), f"gain over {fewer:,} steps in nats; converged below {CONVERGED}"
-    )
+def _gains(before: dict[str, tuple[float, Result]], after: dict[str, tuple[float, Result]]) -> dict[str, list[float]]:
+    """By decoder, how much more likely a training makes target points than one with fewer steps, by seed; mean over context sizes."""
+    return {
+        name: np.subtract(result["target"], before[name][1]["target"]).mean(axis=0).tolist()
+        for name, (_, result) in after.items()
+    }
 
 
 def _comparison(config: NeuralProcessConfig, steps: int, mi: Result, other: str, result: Result) -> str:

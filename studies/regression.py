@@ -37,8 +37,8 @@ from system.words import count
 
 POINTS = 24
 """Most points of a learning curve."""
-CONVERGED = 1.1
-"""A network has converged if the training with the next fewer steps leaves less than this many times its error."""
+CONVERGED = 0.01
+"""A network has converged if its error is less than this below that of the training with the next fewer steps. Targets have variance 1."""
 
 
 class MultitaskPerceptron(nn.Module):
@@ -170,8 +170,11 @@ def find(config: RegressionConfig, results: Results) -> Findings:
                 if {"concat", "mi"} <= set(config.networks)
             ),
             *(
-                _convergence(
-                    _title(function, size, more), fewer, best[function, size, fewer], best[function, size, more]
+                report.convergence(
+                    _title(function, size, more),
+                    fewer,
+                    _gains(best[function, size, fewer], best[function, size, more]),
+                    CONVERGED,
                 )
                 for function, size, (fewer, more) in itertools.product(
                     config.functions, config.x_sizes, itertools.pairwise(budgets)
@@ -203,21 +206,9 @@ def _title(function: str, x_size: int, steps: int) -> str:
     return f"{function}, x in R^{x_size}, {count(steps, 'step')}"
 
 
-def _convergence(
-    problem: str, fewer: int, before: dict[str, tuple[float, Result]], after: dict[str, tuple[float, Result]]
-) -> str:
-    """States which networks have converged: those with the whole interval of the ratio of errors below CONVERGED."""
-    changes = {}
-    for network, (_, result) in after.items():
-        pairs = zip(before[network][1]["test"], result["test"], strict=True)
-        ratio = report.over_seeds_geometric([one / other for one, other in pairs])
-        changes[network] = ratio, ratio.high is not None and ratio.high < CONVERGED
-    return report.convergence(
-        problem,
-        changes,
-        report.significant,
-        f"error after {fewer:,} steps as a multiple of this one; converged below {CONVERGED}",
-    )
+def _gains(before: dict[str, tuple[float, Result]], after: dict[str, tuple[float, Result]]) -> dict[str, list[float]]:
+    """By network, how much less error a training has than one with fewer steps, by seed."""
+    return {name: np.subtract(before[name][1]["test"], result["test"]).tolist() for name, (_, result) in after.items()}
 
 
 def _comparison(problem: str, concat: Result, mi: Result) -> str:

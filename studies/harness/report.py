@@ -71,18 +71,20 @@ def network_columns(network: str, result: Result, rate: float) -> tuple[str, ...
     return f"`{network}`", numbers.count(result["parameters"]), str(result["width"]), f"{rate:g}"
 
 
-def convergence(problem: str, changes: Mapping[str, tuple[Estimate, bool]], write: numbers.Write, meaning: str) -> str:
-    """States which networks have converged. `changes`: by network, what more steps changed, and whether that is little."""
-    groups = {
-        word: [
-            f"`{name}` {numbers.estimate(change, write)}"
-            for name, (change, little) in changes.items()
-            if little is kind
-        ]
-        for word, kind in (("has converged", True), ("has not converged", False))
-    }
-    parts = "; ".join(f"{word}: {', '.join(names)}" for word, names in groups.items() if names)
-    return f"{problem}: {parts} ({meaning})."
+def convergence(problem: str, fewer: int, gains: Mapping[str, Sequence[float]], little: float) -> str:
+    """States which networks have converged: those with the whole interval of their gain below `little`.
+
+    Args:
+        gains: By network, what the training gained by seed over one with `fewer` steps.
+    """
+    groups: dict[str, list[str]] = {"converged": [], "not converged": []}
+    for network, values in gains.items():
+        gain = over_seeds(values)
+        converged = gain.high is not None and gain.high < little
+        text = numbers.estimate(gain, numbers.fixed(3))
+        groups["converged" if converged else "not converged"].append(f"`{network}` {text}")
+    parts = "; ".join(f"{word}: {', '.join(found)}" for word, found in groups.items() if found)
+    return f"{problem}: {parts} (gain over {fewer:,} steps; converged below {little:g})."
 
 
 def panel(
