@@ -161,6 +161,8 @@ class LearnerConfig:
         warmup_frames: Frames in which the learning rate first rises linearly from 0.
         compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).
         staging: Whether, with a GPU, the next batch is copied from pinned memory during an update; `auto` = `true`.
+        diagnostics: Updates between two measurements of task gradients, dead units, ranks and fusion terms
+            (agents/learning/diagnostics.py); 0 = none.
     """
 
     unroll_length: int = number(20, least=1, most=2**16)
@@ -204,6 +206,7 @@ class LearnerConfig:
     max_refused: int = number(10, least=1)
     compile: str = choice("auto", names.SWITCHES)
     staging: str = choice("auto", names.SWITCHES)
+    diagnostics: int = number(0, least=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -402,7 +405,7 @@ MAY_CHANGE_ON_RESUME = (
     *("total_frames", "run", "resume", "allow", "plugins", "display", "stop_at_success", "log_seconds", "log_frames"),
     *("logger", "evaluate_every", "evaluate_episodes", "stop_at"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
-    *("learner.compile", "learner.staging", "learner.num_processes"),
+    *("learner.compile", "learner.staging", "learner.num_processes", "learner.diagnostics"),
     *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),
     *("runtime.inference", "runtime.cuda_graphs", "runtime.actor_threads", "runtime.learner_threads"),
     *("runtime.buffers_per_actor", "runtime.reset_patience", "runtime.hang_seconds", "runtime.memory_limit"),

@@ -50,6 +50,9 @@ class AgentNetwork(nn.Module):
         actor_size, critic_size: Units of a hidden layer of the policy and of the value alone, with ReLU; 0: none. A fusion at `policy` or
             `value` is that layer.
         normalizer: Applied to `vector` before the torso. None: no normalisation.
+
+    Attributes:
+        observe: Called by `unroll` with each site that it passes and the input there, [N, ...] (agents/learning/diagnostics.py); or None.
     """
 
     action_codes: Tensor
@@ -71,6 +74,7 @@ class AgentNetwork(nn.Module):
         normalizer: ObservationNormalizer | None = None,
     ) -> None:
         super().__init__()
+        self.observe: Callable[[str, Tensor], None] | None = None
         self.actions = actions
         self.torso = torso
         self.normalizer = normalizer
@@ -109,6 +113,18 @@ class AgentNetwork(nn.Module):
     def num_parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of torso, context, fusion, core and heads, which together hold all parameters."""
+        heads = (self.value_head, self.critic, self.actor, self.policy)
+        return {
+            "torso": [self.torso],
+            "context": [self.context_encoder],
+            "fusion": [self.fusions],
+            "core": [self.core],
+            "heads": [head for head in heads if head is not None],
+        }
 
     @property
     def trunk_matrices(self) -> list[nn.Parameter]:
@@ -184,6 +200,8 @@ class AgentNetwork(nn.Module):
             module.to(dtype)
 
     def _fuse(self, site: str, x: Tensor, modulations: Modulations, segments: Segments) -> Tensor:
+        if self.observe:
+            self.observe(site, x)
         if site not in self.fusions:
             return x
         modulation = tuple(part.to(x.dtype) for part in modulations[site])

@@ -13,6 +13,7 @@ from agents.acting.policy import Policy
 from agents.fusion import FUSIONS, OPTIONS, TORSO
 from agents.fusion.base import Fusion
 from agents.fusion.spatial import SPATIAL_FUSIONS
+from agents.learning.diagnostics import Diagnostics
 from agents.learning.learner import Learner
 from agents.learning.objective import Objective
 from agents.learning.replay import Replay
@@ -167,6 +168,7 @@ def build_learner(
         entropy_final=learner.entropy_cost if learner.entropy_final < 0 else learner.entropy_final,
         max_refused=learner.max_refused,
         staging=plan.staging,
+        diagnostics=Diagnostics(objective, every=learner.diagnostics) if learner.diagnostics else None,
         reduce=reduce,
     )
 
