@@ -50,6 +50,8 @@ LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
 SWITCHES = ("auto", "true", "false")
 
 PROBES = ["swap", "shuffle", "zero", "all"]
+CONTEXT_GROUPS = ("both", "seen", "unseen")
+"""Contexts of an evaluation: those of training, those that training left out (`env.holdout`), or both."""
 THRESHOLDS = ("success", "return", "score")
 """Measures of `stop_at`."""
 MATCHES = ("parameters", "multiply_adds")

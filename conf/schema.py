@@ -354,6 +354,8 @@ class EvaluateConfig:
         seed: Root of the evaluation seeds, which are disjoint from all training seeds.
         output: File for the result; empty = evaluation.json in the checkpoint's run folder.
         engine: Engine of the environments, as in env.engine; empty = as in training.
+        contexts: Of an agent whose training left contexts out (`env.holdout`): play the contexts of training (`seen`), those that it left
+            out (`unseen`), or `episodes` of each (`both`).
         threads: Compute threads; 0 = all cores, which is faster for large networks only.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that torch sees. Episodes repeat on the same device only.
         probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
@@ -375,6 +377,7 @@ class EvaluateConfig:
     seed: int = number(0, least=0)
     output: str = ""
     engine: str = ""
+    contexts: str = choice("both", names.CONTEXT_GROUPS)
     threads: int = number(1, least=0)
     device: str = "cpu"
     probe: str = choice("", names.PROBES, optional=True)

@@ -1,8 +1,8 @@
-"""The seed tree: run -> split -> task -> slot -> episode.
+"""The seed tree: run -> split -> task -> slot -> episode (-> attempt).
 
 Every episode's seed is a pure function of its place in the tree, so a run can be resumed at any episode and an episode can be replayed
-alone. Seeds are 31-bit non-negative integers, which every engine accepts. The lowest bit is the split, so training and evaluation seeds are
-disjoint.
+alone. Seeds are 31-bit non-negative integers, which every engine accepts. The lowest bit is that of the split, so training and
+evaluation seeds are disjoint.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from envs.spec import Split
 
 
-def episode_seed(run_seed: int, split: Split, task: str, slot: int, episode: int) -> int:
+def episode_seed(run_seed: int, split: Split, task: str, slot: int, episode: int, attempt: int = 0) -> int:
     """Seed of one episode, in [0, 2**31).
 
-    The task enters by its name, so the seeds of a task do not change when other tasks join the list.
+    The task enters by its name, so the seeds of a task do not change when other tasks join the list. `attempt` counts the seeds whose
+    episode had a context of the other group (envs/holdout.py).
     """
-    key = (int(split), zlib.crc32(task.encode()), slot, episode)
+    key = (int(split), zlib.crc32(task.encode()), slot, episode, *([attempt] if attempt else []))
     word = int(np.random.SeedSequence(run_seed, spawn_key=key).generate_state(1, np.uint32)[0])
-    return (word >> 2 << 1) | int(split)
+    return (word >> 2 << 1) | (int(split) & 1)
 
 
 def stream_key(run_seed: int, split: Split, task: str, slot: int) -> int:
