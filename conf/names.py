@@ -53,6 +53,8 @@ PROBES = ["swap", "shuffle", "zero", "all"]
 THRESHOLDS = ("success", "return", "score")
 """Measures of `stop_at`."""
 MEASURES = ("auto", "score", "success", "return")
+TUNE_PER = ("seed", "variant")
+"""What has a choice of its own in ablate.py's tuning."""
 
 EPISODE_WINDOW = 100
 """Number of latest episodes per task that the statistics cover (agents.run.metrics.WINDOW)."""
