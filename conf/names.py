@@ -57,6 +57,8 @@ THRESHOLDS = ("success", "return", "score")
 MATCHES = ("parameters", "multiply_adds")
 """What `match_params` makes equal."""
 MEASURES = ("auto", "score", "success", "return")
+TUNE_PER = ("seed", "variant")
+"""What has a choice of its own in ablate.py's tuning."""
 
 EPISODE_WINDOW = 100
 """Number of latest episodes per task that the statistics cover (agents.run.metrics.WINDOW)."""
