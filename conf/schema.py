@@ -300,7 +300,9 @@ class TrainConfig:
             to the least mean over tasks of the last 100 episodes; all must be reached. None = never.
         stop_at_success: The same for success alone; 0 = never.
         match_params: A number of parameters, or a fusion whose number of parameters the agent gets (agents/setup/match_params.py).
+        match: What `match_params` counts: `parameters`, or `multiply_adds` of one acting step with a cached context.
         critic_width: Units of a hidden layer of the value alone, as a multiple of core.size; 0 = no such layer.
+        actor_width: The same of the policy alone.
         initialization: Initial weights (agents/network/initialization.py).
     """
 
@@ -332,7 +334,9 @@ class TrainConfig:
     stop_at: Any = None
     stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
+    match: str = choice("parameters", names.MATCHES)
     critic_width: float = number(0.0, least=0, most=2**8)
+    actor_width: float = number(0.0, least=0, most=2**8)
     initialization: str = choice("scaled", names.INITIALIZATIONS)
 
 
@@ -354,6 +358,8 @@ class EvaluateConfig:
         seed: Root of the evaluation seeds, which are disjoint from all training seeds.
         output: File for the result; empty = evaluation.json in the checkpoint's run folder.
         engine: Engine of the environments, as in env.engine; empty = as in training.
+        contexts: Of an agent whose training left contexts out (`env.holdout`): play the contexts of training (`seen`), those that it left
+            out (`unseen`), or `episodes` of each (`both`).
         threads: Compute threads; 0 = all cores, which is faster for large networks only.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that torch sees. Episodes repeat on the same device only.
         probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
@@ -376,6 +382,7 @@ class EvaluateConfig:
     seed: int = number(0, least=0)
     output: str = ""
     engine: str = ""
+    contexts: str = choice("both", names.CONTEXT_GROUPS)
     threads: int = number(1, least=0)
     device: str = "cpu"
     probe: str = choice("", names.PROBES, optional=True)

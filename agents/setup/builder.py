@@ -80,12 +80,14 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     x_size = int(torso.size) + env.num_actions + 1  # type: ignore[arg-type]
     core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
     learner = config.learner
-    critic_size = max(1, round(config.critic_width * core.size)) if config.critic_width else 0
+    actor_size, critic_size = (
+        max(1, round(width * core.size)) if width else 0 for width in (config.actor_width, config.critic_width)
+    )
     value_bins = learner.value_bins if learner.value_loss == "hl_gauss" else 0
     # Of each site: the size of its input, and the size of its output.
     sizes = {
         "core_input": (x_size, config.fusion.size),
-        "policy": (core.size, actions.num_parameters),
+        "policy": (core.size, actor_size or actions.num_parameters),
         "value": (core.size, critic_size or value_bins or 1),
     }
     fusions = _build_flat_fusions(config, context, {site: sizes[site] for site in sites if site != TORSO})
@@ -104,6 +106,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         num_values=len(env.tasks) if learner.popart else 1,
         value_bins=value_bins,
         value_bound=learner.value_bound,
+        actor_size=actor_size,
         critic_size=critic_size,
         normalizer=ObservationNormalizer(len(env.tasks), *env.observation["vector"].shape)
         if config.env.normalize_observation
