@@ -39,6 +39,8 @@ def check_train(config: TrainConfig) -> None:
     check_thresholds(config)
     if config.match_params and config.match_params not in FUSIONS and not config.match_params.isdecimal():
         raise unknown_name("match_params", config.match_params, ("a number", *FUSIONS))
+    if config.match != "parameters" and not config.match_params:
+        raise InputError(f"match={config.match} is not used: give match_params=<fusion>, or leave it out.")
     if config.learner.value_loss == "hl_gauss" and not config.learner.popart:
         raise InputError(
             "learner.value_loss=hl_gauss places its bins by PopArt's moments and learner.popart=false has none: use learner.popart=true or "

@@ -161,6 +161,8 @@ class LearnerConfig:
         warmup_frames: Frames in which the learning rate first rises linearly from 0.
         compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).
         staging: Whether, with a GPU, the next batch is copied from pinned memory during an update; `auto` = `true`.
+        diagnostics: Updates between two measurements of task gradients, dead units, ranks and fusion terms
+            (agents/learning/diagnostics.py); 0 = none.
     """
 
     unroll_length: int = number(20, least=1, most=2**16)
@@ -204,6 +206,7 @@ class LearnerConfig:
     max_refused: int = number(10, least=1)
     compile: str = choice("auto", names.SWITCHES)
     staging: str = choice("auto", names.SWITCHES)
+    diagnostics: int = number(0, least=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -293,7 +296,9 @@ class TrainConfig:
             to the least mean over tasks of the last 100 episodes; all must be reached. None = never.
         stop_at_success: The same for success alone; 0 = never.
         match_params: A number of parameters, or a fusion whose number of parameters the agent gets (agents/setup/match_params.py).
+        match: What `match_params` counts: `parameters`, or `multiply_adds` of one acting step with a cached context.
         critic_width: Units of a hidden layer of the value alone, as a multiple of core.size; 0 = no such layer.
+        actor_width: The same of the policy alone.
         initialization: Initial weights (agents/network/initialization.py).
     """
 
@@ -325,7 +330,9 @@ class TrainConfig:
     stop_at: Any = None
     stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
+    match: str = choice("parameters", names.MATCHES)
     critic_width: float = number(0.0, least=0, most=2**8)
+    actor_width: float = number(0.0, least=0, most=2**8)
     initialization: str = choice("scaled", names.INITIALIZATIONS)
 
 
@@ -347,6 +354,8 @@ class EvaluateConfig:
         seed: Root of the evaluation seeds, which are disjoint from all training seeds.
         output: File for the result; empty = evaluation.json in the checkpoint's run folder.
         engine: Engine of the environments, as in env.engine; empty = as in training.
+        contexts: Of an agent whose training left contexts out (`env.holdout`): play the contexts of training (`seen`), those that it left
+            out (`unseen`), or `episodes` of each (`both`).
         threads: Compute threads; 0 = all cores, which is faster for large networks only.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that torch sees. Episodes repeat on the same device only.
         probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
@@ -368,6 +377,7 @@ class EvaluateConfig:
     seed: int = number(0, least=0)
     output: str = ""
     engine: str = ""
+    contexts: str = choice("both", names.CONTEXT_GROUPS)
     threads: int = number(1, least=0)
     device: str = "cpu"
     probe: str = choice("", names.PROBES, optional=True)
@@ -398,7 +408,7 @@ MAY_CHANGE_ON_RESUME = (
     *("total_frames", "run", "resume", "allow", "plugins", "display", "stop_at_success", "log_seconds", "log_frames"),
     *("logger", "evaluate_every", "evaluate_episodes", "stop_at"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
-    *("learner.compile", "learner.staging", "learner.num_processes"),
+    *("learner.compile", "learner.staging", "learner.num_processes", "learner.diagnostics"),
     *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),
     *("runtime.inference", "runtime.cuda_graphs", "runtime.actor_threads", "runtime.learner_threads"),
     *("runtime.buffers_per_actor", "runtime.reset_patience", "runtime.hang_seconds", "runtime.memory_limit"),

@@ -216,6 +216,8 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("fusion.keys=where", ("fusion.keys=where", "content", "position")),
         ("match_params=mii", ("match_params=mii", "a number", *FUSION_NAMES)),
         ("match_params=-3", ("match_params=-3", "a number")),
+        ("match=multiply_adds", ("match=multiply_adds is not used", "match_params=<fusion>")),
+        ("match=flops", ("match=flops is unknown", "multiply_adds")),
         ("fusion.sites=[core]", ("fusion.sites=core", *SITES)),
         ("learner.optimizer=sgd", ("learner.optimizer=sgd", "adam")),
         ("learner.reduction=median", ("learner.reduction=median", "mean")),

@@ -6,6 +6,7 @@ from ablation.analysis import efficiency, statistics
 from ablation.analysis.intervals import CONFIDENCE, RESAMPLES
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import sentences
+from ablation.analysis.tuning import describe_tuning, summarize
 
 RESAMPLED = (
     f"{CONFIDENCE:.0%} intervals, for other seeds on the same tasks. Whole runs were left out one by one (jackknife; for the IQM, "
@@ -23,6 +24,7 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
     means = {variant: results.matrix(variant).mean(axis=1) for variant in results.variants}
     comparisons = statistics.compare(means, statistics.difference_range(results.measure))
     speeds = statistics.compare(efficiency.speeds(results))
+    tuning = summarize(results.choices)
     paces = {name: statistics.compare(runs) for name, runs in efficiency.comparable_paces(results, threshold).items()}
     return Analysis(
         aggregates=statistics.aggregates(results),
@@ -38,5 +40,6 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
         probes=probes,
         resampled=RESAMPLED,
         comparisons=comparisons,
-        sentences=tuple(sentences(results, means, comparisons, probes, speeds)),
+        sentences=(*sentences(results, means, comparisons, probes, speeds), *describe_tuning(results, tuning)),
+        tuning=tuning,
     )

@@ -33,6 +33,7 @@ from ablation.report import drawing, figures
 from ablation.report.drawing import DARK, LIGHT, Hover
 from ablation.report.exchange import marl_eval_scores, rliable_scores
 from ablation.report.tables import curve_data, make_tables
+from ablation.report.tuning_tables import tuning_tables
 from system.files import check_links, finite_or_null, write_whole
 from system.words import shorten
 
@@ -69,7 +70,7 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     cautions = tuple(comparability.cautions(results, found))
     charts = figures.make_charts(results, analysis)
     sheets = _draw(charts, results)
-    tables = make_tables(results, analysis, found)
+    tables = make_tables(results, analysis, found) | tuning_tables(results, analysis)
     content = {
         "results": results,
         "analysis": analysis,

@@ -18,6 +18,7 @@ from agents.evaluation.episodes import (
     make_task_env,
     quotas,
     seat,
+    split_of,
     stream,
 )
 from agents.evaluation.intervals import METHOD, interval
@@ -28,7 +29,7 @@ from agents.network.context import ContextEncoder
 from agents.setup.plugins import PROBES
 from agents.setup.preflight import MAX_SLOTS
 from conf.schema import EvaluateConfig
-from envs.spec import EnvSpec
+from envs.spec import EnvSpec, Split
 from system.errors import InputError
 
 # Separates the random numbers of swaps from those of the sampled actions, which share `stream`.
@@ -47,7 +48,12 @@ class Probing:
         self.names = tuple(name for name in all_probes() if config.probe in (name, ALL))
         self.encoder = agent.network(agent.env).context_encoder
         tasks = dict.fromkeys((*agent.env.tasks, *spec.tasks)) if self.names else ()
-        self.contexts = {task: first_contexts(agent, spec, task, config.seed, self.encoder) for task in tasks}
+        self._split = split_of(config)
+        # A task that is not played may have no context of the group that is played.
+        splits = {task: self._split if task in spec.tasks else Split.EVALUATION for task in tasks}
+        self.contexts = {
+            task: first_contexts(agent, spec, task, config.seed, self.encoder, split) for task, split in splits.items()
+        }
         self._trained = agent.env.tasks
         self._seed = config.seed
         self._records = {task: Record() for task in spec.tasks}
@@ -67,7 +73,7 @@ class Probing:
         if name == "shuffle":
             return partial(_override_context, Shuffle(self._sources[task]))
         make = PROBES[name].make if name in PROBES else Swap
-        seed = (*stream(self._seed, task), _SWAPS)
+        seed = (*stream(self._seed, task, self._split), _SWAPS)
         return partial(_override_context, make(self._others(task), self.encoder.instruction_columns, seed))
 
     def write_similarity(self, folder: Path) -> list[Path]:
@@ -115,11 +121,13 @@ def without_context(agent: SavedAgent) -> str | None:
     return None
 
 
-def first_contexts(agent: SavedAgent, spec: EnvSpec, task: str, seed: int, encoder: ContextEncoder) -> ContextRows:
+def first_contexts(
+    agent: SavedAgent, spec: EnvSpec, task: str, seed: int, encoder: ContextEncoder, split: Split
+) -> ContextRows:
     """Contexts of a task at the start of episodes, [P, C]: a sample of MAX_SLOTS if the agent reads instructions, else one."""
     if not encoder.reads_instruction:
         return encoder.context_rows(np.array([seat(agent, spec, task)[1]], np.int32), None)
-    env = make_task_env(agent, spec, task, MAX_SLOTS, seed)
+    env = make_task_env(agent, spec, task, MAX_SLOTS, seed, split)
     try:
         observation, _ = env.reset()
         return np.array(encoder.context_rows(observation["task"], observation["instruction"]))

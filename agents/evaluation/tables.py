@@ -25,6 +25,7 @@ _PROBE: Columns = (
     ("drop", "success_drop", ".1%"),
     ("95% interval", "success_drop_interval", ".1%"),
 )
+_UNSEEN: Columns = (*_RESULTS[:-1], ("drop", "success_drop", ".1%"), ("95% interval", "success_drop_interval", ".1%"))
 _AGGREGATES = {"mean": "mean", "median": "median", "mean_capped": "mean, every task capped at 100 before"}
 
 
@@ -33,6 +34,7 @@ def result_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
     return [
         task_table(_RESULTS, content["tasks"], _mean_row(content["aggregate"])),
         *unknown_intervals(content),
+        *_unseen_tables(content),
         *score_tables(content),
         *_probe_tables(content),
     ]
@@ -52,6 +54,20 @@ def score_tables(content: Mapping[str, Any]) -> list[FittedTable]:
         return []
     totals = {label: section["aggregate"][name] for name, label in _AGGREGATES.items()}
     return [task_table(_SCORES, section["tasks"], totals, title="normalised scores")]
+
+
+def _unseen_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
+    section = content.get("unseen")
+    if not section:
+        return []
+    title, without = "contexts that training left out", section["without"]
+    table = (
+        [task_table(_UNSEEN, section["tasks"], _mean_row(section["aggregate"]), title=title)]
+        if "tasks" in section
+        else []
+    )
+    missing = [f"No episode of {', '.join(without)} has one of the {title}."] if without else []
+    return [*table, *missing]
 
 
 def _probe_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:

@@ -13,6 +13,7 @@ from agents.acting.policy import Policy
 from agents.fusion import FUSIONS, OPTIONS, TORSO
 from agents.fusion.base import Fusion
 from agents.fusion.spatial import SPATIAL_FUSIONS
+from agents.learning.diagnostics import Diagnostics
 from agents.learning.learner import Learner
 from agents.learning.objective import Objective
 from agents.learning.replay import Replay
@@ -77,12 +78,14 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     x_size = int(torso.size) + env.num_actions + 1  # type: ignore[arg-type]
     core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
     learner = config.learner
-    critic_size = max(1, round(config.critic_width * core.size)) if config.critic_width else 0
+    actor_size, critic_size = (
+        max(1, round(width * core.size)) if width else 0 for width in (config.actor_width, config.critic_width)
+    )
     value_bins = learner.value_bins if learner.value_loss == "hl_gauss" else 0
     # Of each site: the size of its input, and the size of its output.
     sizes = {
         "core_input": (x_size, config.fusion.size),
-        "policy": (core.size, actions.num_parameters),
+        "policy": (core.size, actor_size or actions.num_parameters),
         "value": (core.size, critic_size or value_bins or 1),
     }
     fusions = _build_flat_fusions(config, context, {site: sizes[site] for site in sites if site != TORSO})
@@ -101,6 +104,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         num_values=len(env.tasks) if learner.popart else 1,
         value_bins=value_bins,
         value_bound=learner.value_bound,
+        actor_size=actor_size,
         critic_size=critic_size,
         normalizer=ObservationNormalizer(len(env.tasks), *env.observation["vector"].shape)
         if config.env.normalize_observation
@@ -164,6 +168,7 @@ def build_learner(
         entropy_final=learner.entropy_cost if learner.entropy_final < 0 else learner.entropy_final,
         max_refused=learner.max_refused,
         staging=plan.staging,
+        diagnostics=Diagnostics(objective, every=learner.diagnostics) if learner.diagnostics else None,
         reduce=reduce,
     )
 

@@ -67,6 +67,7 @@ def fake_config(
     spatial: str = "",
     torso: str = "auto",
     task_encoding: str = "embedding",
+    actor_width: float = 0.0,
     critic_width: float = 0.0,
     **learner: object,
 ) -> TrainConfig:
@@ -80,6 +81,7 @@ def fake_config(
         learner=LearnerConfig(**learner),  # type: ignore[arg-type]
         runtime=RuntimeConfig(name="serial", slots_per_actor=4),
         precision="fp32",
+        actor_width=actor_width,
         critic_width=critic_width,
     )
 
