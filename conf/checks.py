@@ -39,6 +39,8 @@ def check_train(config: TrainConfig) -> None:
     check_thresholds(config)
     if config.match_params and config.match_params not in FUSIONS and not config.match_params.isdecimal():
         raise unknown_name("match_params", config.match_params, ("a number", *FUSIONS))
+    if config.match != "parameters" and not config.match_params:
+        raise InputError(f"match={config.match} is not used: give match_params=<fusion>, or leave it out.")
     if config.learner.value_loss == "hl_gauss" and not config.learner.popart:
         raise InputError(
             "learner.value_loss=hl_gauss places its bins by PopArt's moments and learner.popart=false has none: use learner.popart=true or "
@@ -97,11 +99,14 @@ def check_fusion(fusion: FusionConfig) -> None:
 
 
 def check_context(context: ContextConfig) -> None:
-    """Checks that a table comes with its encoder, and that the instruction is read."""
+    """Checks that a table comes with its encoder, that the instruction is read, and that noise has a context."""
     uses_table = context.encoder == "table"
     if uses_table != bool(context.table):
         fix = "give context.table=<file>" if uses_table else "set context.encoder=table, or leave the table out"
         raise InputError(f"context.table={context.table} does not fit context.encoder={context.encoder}: {fix}.")
+    for key in ("noise", "dropout"):
+        if (value := getattr(context, key)) and context.name == "none":
+            raise InputError(f"context.{key}={value} needs a context and context=none has none: leave it out.")
     if uses_table and context.name not in ("instruction", "both"):
         raise InputError(
             f"context.encoder=table reads instructions and context={context.name} has none: use context=instruction or context=both."

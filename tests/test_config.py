@@ -149,6 +149,13 @@ def test_cached_choices_compose_the_same_configuration(program: str, overrides: 
             composition.compose_config(program, [*overrides, "seed@here=1"])
 
 
+@pytest.mark.parametrize("value", ["{return: 3}", "{success: 0.5, return: 3}", "null"])
+def test_a_mapping_of_a_preset_is_replaced_as_a_whole(value: str) -> None:
+    preset = compose_train(["experiment=ponti8"]).stop_at
+    given = compose_train(["experiment=ponti8", f"stop_at={value}"]).stop_at
+    assert preset and given != preset and given == compose_train(["env=conditional", f"stop_at={value}"]).stop_at
+
+
 def test_presets_of_grids_are_refused_by_train() -> None:
     with pytest.raises(InputError, match="experiment=ablate_conditional is unknown"):
         compose_train(["experiment=ablate_conditional"])
@@ -216,6 +223,8 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("fusion.keys=where", ("fusion.keys=where", "content", "position")),
         ("match_params=mii", ("match_params=mii", "a number", *FUSION_NAMES)),
         ("match_params=-3", ("match_params=-3", "a number")),
+        ("match=multiply_adds", ("match=multiply_adds is not used", "match_params=<fusion>")),
+        ("match=flops", ("match=flops is unknown", "multiply_adds")),
         ("fusion.sites=[core]", ("fusion.sites=core", *SITES)),
         ("learner.optimizer=sgd", ("learner.optimizer=sgd", "adam")),
         ("learner.reduction=median", ("learner.reduction=median", "mean")),

@@ -6,6 +6,7 @@ from ablation.analysis import efficiency, statistics
 from ablation.analysis.intervals import CONFIDENCE, RESAMPLES
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import Unseen, sentences
+from ablation.analysis.tuning import describe_tuning, summarize
 
 RESAMPLED = (
     f"{CONFIDENCE:.0%} intervals, for other seeds on the same tasks. Whole runs were left out one by one (jackknife; for the IQM, "
@@ -31,6 +32,7 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
     )
     unseen = statistics.unseen(results)
     speeds = statistics.compare(efficiency.speeds(results))
+    tuning = summarize(results.choices)
     paces = {name: statistics.compare(runs) for name, runs in efficiency.comparable_paces(results, threshold).items()}
     return Analysis(
         aggregates=statistics.aggregates(results),
@@ -48,7 +50,9 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
         comparisons=comparisons,
         unseen=unseen,
         unseen_comparisons=unseen_comparisons,
-        sentences=tuple(
-            sentences(results, means, comparisons, probes, speeds, Unseen(unseen_means, unseen_comparisons, unseen))
+        sentences=(
+            *sentences(results, means, comparisons, probes, speeds, Unseen(unseen_means, unseen_comparisons, unseen)),
+            *describe_tuning(results, tuning),
         ),
+        tuning=tuning,
     )

@@ -5,6 +5,7 @@ Only `Results.matrix` makes the runs x tasks matrix of a variant, from named run
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -13,6 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+
+_AT_WIDTH = re.compile(r"(.+) width=(\d+(?:\.\d+)?(?:e[+-]\d+)?)")
+
+
+def name_at_width(form: str, width: float) -> str:
+    """The variant of a form at one value of the axis `widths` of ablate.py."""
+    return f"{form} width={width:g}"
+
+
+def split_width(variant: str) -> tuple[str, float | None]:
+    """Form and width of a variant (`name_at_width`); None without one."""
+    found = _AT_WIDTH.fullmatch(variant)
+    return (found[1], float(found[2])) if found else (variant, None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +100,34 @@ class Problem(NamedTuple):
     reason: str
 
 
+class TuningRun(NamedTuple):
+    """One tuning run with these values of the tuned keys: the mean over tasks of the measure, or None and the reason why there is none."""
+
+    run: str
+    seed: int
+    values: Mapping[str, Any]
+    value: float | None
+    frames: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """Values of the tuned keys for the runs of a variant, and the tuning runs that they were chosen from.
+
+    Attributes:
+        seed: Of the one run that the choice is for; None: it is for all runs of the variant.
+        measure: Name of the measure that decided.
+        chosen: None if no tuning run counts.
+    """
+
+    variant: str
+    seed: int | None
+    measure: str
+    chosen: Mapping[str, Any] | None
+    runs: tuple[TuningRun, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Results:
     """All runs of an ablation.
@@ -95,6 +138,7 @@ class Results:
         runs: In the order of variants and seeds.
         problems: Runs that are missing, unfinished, repeated or not comparable, with the reason.
         command: That made the grid; empty if unknown.
+        choices: Of a tuned grid.
     """
 
     suite: str
@@ -104,6 +148,7 @@ class Results:
     runs: tuple[Run, ...]
     problems: tuple[Problem, ...] = ()
     command: str = ""
+    choices: tuple[Choice, ...] = ()
 
     def of(self, variant: str) -> tuple[Run, ...]:
         """The runs of a variant, in the order of their seeds."""
@@ -203,6 +248,42 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Combination:
+    """Values of the tuned keys in all tuning runs of a variant.
+
+    Attributes:
+        runs: Those that count.
+        mean: Over them; NaN without one.
+        chosen: Number of choices that took these values.
+    """
+
+    values: Mapping[str, Any]
+    runs: tuple[TuningRun, ...]
+    mean: float
+    chosen: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """How a variant was tuned.
+
+    Attributes:
+        choices: Number of them; for each run one, or one for all.
+        combinations: In the order in which the values were given.
+        spread: Of their means, highest minus lowest: the sensitivity to the values. NaN if fewer than two have a mean.
+        failed: Tuning runs that do not count.
+        frames: Of all tuning runs.
+    """
+
+    measure: str
+    choices: int
+    combinations: tuple[Combination, ...]
+    spread: float
+    failed: tuple[TuningRun, ...]
+    frames: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
     """Statistics of `Results`. Mappings have the variant as first key, in the order of `Results.variants`.
 
@@ -219,6 +300,7 @@ class Analysis:
         unseen: Means over the tasks with unseen contexts, as `seen`, `unseen` and their difference `drop`; empty without such contexts.
         unseen_comparisons: Of every pair by the mean on unseen contexts. They and `comparisons` are tested together.
         comparisons: Of every pair by the mean over tasks; `sentences`: what the runs support, the main one first.
+        tuning: Of a tuned grid (ablation/analysis/tuning.py).
     """
 
     aggregates: Mapping[str, Mapping[str, Estimate]]
@@ -237,3 +319,4 @@ class Analysis:
     sentences: tuple[str, ...]
     unseen: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     unseen_comparisons: tuple[Comparison, ...] = ()
+    tuning: Mapping[str, Tuning] = field(default_factory=dict)

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablation.analysis.results import name_at_width
+from ablation.grid.widths import fit_to_width
 from ablation.load import HOUSEKEEPING_KEYS
 from ablation.run_files import CELL_FILE, GRID_FILE, read_evaluation, read_grid, read_result
 from agents.evaluation.episodes import SEEDED_ONCE
 from agents.evaluation.probes import ALL, all_probes
 from agents.run.layout import CONFIG, file_name
 from agents.setup.builder import build_network
-from agents.setup.match_params import match_params
 from agents.setup.preflight import check_fits
 from agents.setup.sentence_tables import settle_context
 from conf.ablate_schema import AblateConfig, list_seeds
@@ -32,7 +33,6 @@ from conf.loading import (
     compose_ablate,
     evaluate_from_dict,
     load_train,
-    reference_fusion,
     to_dict,
     train_from_dict,
     train_part,
@@ -43,18 +43,18 @@ from envs.suites import make_spec, settle
 from system.errors import InputError
 from system.files import read_json, write_json, write_whole
 
-_LOG_STEPS = 100
+LOG_STEPS = 100
 """Points of a learning curve if `log_frames` is not set."""
 
 CLUSTER = "cluster"
 """The runtime of a grid whose runs are distributed over machines."""
 
-_LIST_KEYS = ("fusions", "seeds", "folders")
-_GRID_KEYS = {field.name for field in dataclasses.fields(AblateConfig)} - {
+_LIST_KEYS = ("fusions", "widths", "seeds", "folders")
+GRID_KEYS = {field.name for field in dataclasses.fields(AblateConfig)} - {
     field.name for field in dataclasses.fields(TrainConfig)
 }
-_NOT_AXES = HOUSEKEEPING_KEYS | {"log_frames"}
-_NOT_COMPARED = _NOT_AXES | {"seed", "match_params"}
+NOT_AXES = HOUSEKEEPING_KEYS | {"log_frames"}
+_NOT_COMPARED = NOT_AXES | {"seed", "match_params", "match"}
 """Keys that do not distinguish variants: two cells that differ in them only train the same agent in the same way."""
 
 
@@ -91,7 +91,8 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     """
     folder = Path(config.folder or f"runs/ablate-{config.env.name}")
     variants: dict[str, tuple[TrainConfig, EnvSpec]] = {}
-    for values in itertools.product(config.fusions, *axes.values()):
+    widths: Sequence[float | None] = config.widths or [None]
+    for values, width in itertools.product(itertools.product(config.fusions, *axes.values()), widths):
         values_by_key = dict(zip(["fusion", *axes], values, strict=True))
         train = train_part(compose_ablate([*single, *(f"{key}={value}" for key, value in values_by_key.items())]))
         if config.runtime.name == CLUSTER:
@@ -103,9 +104,10 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         check_train(train)
         env = make_spec(train.env)
         train.env, train.context = settle(train.env, env), settle_context(train.context, env)
-        train = match_params(train, env, reference_fusion(train))
+        train = fit_to_width(train, env, width)
         check_fits(train, env, build_network(train, env))
         variant = " ".join([values_by_key.pop("fusion"), *(f"{key}={value}" for key, value in values_by_key.items())])
+        variant = variant if width is None else name_at_width(variant, width)
         same = [name for name, (other, _) in variants.items() if _compared(other) == _compared(train)]
         if same or variant in variants:
             raise InputError(
@@ -127,7 +129,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
 
 def for_shared_machine(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
     """The configuration of a run beside others: resumable, without a display, and with curve points at the same frames."""
-    log_frames = train.log_frames or max(1, train.total_frames // _LOG_STEPS)
+    log_frames = train.log_frames or max(1, train.total_frames // LOG_STEPS)
     return dataclasses.replace(train, seed=seed, run=str(run), resume=True, display=False, log_frames=log_frames)
 
 
@@ -158,11 +160,11 @@ def normalize_axes(config: AblateConfig, single: list[str], axes: dict[str, list
         given = f"{key}={','.join(values)}"
         if key in _LIST_KEYS:
             raise InputError(f"{given} is not a list: give {key}=[{','.join(values)}].")
-        if key in _GRID_KEYS:
+        if key in GRID_KEYS:
             raise InputError(
                 f"{given} is a key of the whole grid and cannot be an axis: give it one value, or start two grids."
             )
-        if key in _NOT_AXES:
+        if key in NOT_AXES:
             raise InputError(
                 f"{given} is not an axis, because it does not change the agent or its tasks: give it one value."
             )

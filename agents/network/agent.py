@@ -47,8 +47,12 @@ class AgentNetwork(nn.Module):
         action_counts: Number of logits of each task. The logits beyond it are masked.
         num_values: Outputs of the value head: the number of tasks with PopArt, else 1.
         value_bins, value_bound: Bins of a HistogramHead and the bound of their support; 0 bins: a ValueHead.
-        critic_size: Units of a hidden layer of the value alone, with ReLU; 0: none. A fusion at `value` is that layer.
+        actor_size, critic_size: Units of a hidden layer of the policy and of the value alone, with ReLU; 0: none. A fusion at `policy` or
+            `value` is that layer.
         normalizer: Applied to `vector` before the torso. None: no normalisation.
+
+    Attributes:
+        observe: Called by `unroll` with each site that it passes and the input there, [N, ...] (agents/learning/diagnostics); or None.
     """
 
     action_codes: Tensor
@@ -65,19 +69,30 @@ class AgentNetwork(nn.Module):
         num_values: int,
         value_bins: int = 0,
         value_bound: float = 10.0,
+        actor_size: int = 0,
         critic_size: int = 0,
         normalizer: ObservationNormalizer | None = None,
     ) -> None:
         super().__init__()
+        self.observe: Callable[[str, Tensor], None] | None = None
         self.actions = actions
         self.torso = torso
         self.normalizer = normalizer
         self.context_encoder = context_encoder
+        context_encoder.tokens_have_noise = any(fusion.reads_tokens for fusion in fusions.values())
         self.fusions = nn.ModuleDict(fusions)
         self.core = core
         self.core_state_size = core.state_size
-        if "policy" not in fusions:
-            self.policy = nn.Linear(core.size, actions.num_parameters)
+        is_policy_fused = "policy" in fusions
+        self.actor = nn.Linear(core.size, actor_size) if actor_size and not is_policy_fused else None
+        if self.actor:
+            keep_variance(self.actor, RELU_GAIN)
+        self._actor_size = actor_size
+        # A fusion without a hidden layer behind it returns the logits.
+        self.policy = (
+            nn.Linear(actor_size or core.size, actions.num_parameters) if actor_size or not is_policy_fused else None
+        )
+        if self.policy:
             keep_variance(self.policy, FIRST_LOGITS / core.first_output)
         self.action_mask = ActionMask(tuple(action_counts), actions.num_parameters)
         self.register_buffer("action_codes", actions.codes(), persistent=False)
@@ -99,6 +114,18 @@ class AgentNetwork(nn.Module):
     def num_parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of torso, context, fusion, core and heads, which together hold all parameters."""
+        heads = (self.value_head, self.critic, self.actor, self.policy)
+        return {
+            "torso": [self.torso],
+            "context": [self.context_encoder],
+            "fusion": [self.fusions],
+            "core": [self.core],
+            "heads": [head for head in heads if head is not None],
+        }
 
     @property
     def trunk_matrices(self) -> list[nn.Parameter]:
@@ -155,7 +182,10 @@ class AgentNetwork(nn.Module):
         # No autocast after the core, because log-probabilities and values are compared between policies.
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             y = y.flatten(0, 1).float()
-            logits = self._fuse("policy", y, modulations, segments) if "policy" in self.fusions else self.policy(y)
+            logits = self._fuse("policy", y, modulations, segments)
+            if self._actor_size:
+                logits = (self.actor(logits) if self.actor else logits).relu()
+            logits = self.policy(logits) if self.policy else logits
             legal = inputs["action_mask"].flatten(0, 1) if "action_mask" in inputs else None
             logits = self.action_mask(logits, inputs["task"].flatten(), legal)
             value_features = self._fuse("value", y, modulations, segments) if values else y[:0]
@@ -171,6 +201,8 @@ class AgentNetwork(nn.Module):
             module.to(dtype)
 
     def _fuse(self, site: str, x: Tensor, modulations: Modulations, segments: Segments) -> Tensor:
+        if self.observe:
+            self.observe(site, x)
         if site not in self.fusions:
             return x
         modulation = tuple(part.to(x.dtype) for part in modulations[site])

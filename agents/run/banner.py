@@ -73,7 +73,8 @@ def _matched(config: TrainConfig) -> str:
         return ""
     dimensions = dict.fromkeys([FREE_DIMENSIONS.get(config.fusion.name, "size"), "size"])
     chosen = ", ".join(f"fusion.{dimension}={getattr(config.fusion, dimension)}" for dimension in dimensions)
-    return f", matched to {config.match_params} by {chosen}"
+    by_count = " in multiply-adds" if config.match == "multiply_adds" else ""
+    return f", matched to {config.match_params}{by_count} by {chosen}"
 
 
 def _describe_runtime(config: TrainConfig) -> str:

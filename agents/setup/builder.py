@@ -13,6 +13,7 @@ from agents.acting.policy import Policy
 from agents.fusion import FUSIONS, OPTIONS, TORSO
 from agents.fusion.base import Fusion
 from agents.fusion.spatial import SPATIAL_FUSIONS
+from agents.learning.diagnostics.measurement import Diagnostics
 from agents.learning.learner import Learner
 from agents.learning.objective import Objective
 from agents.learning.replay import Replay
@@ -76,6 +77,8 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         word_size=config.context.word_size,
         instruction_size=config.context.instruction_size,
         normalize=config.context.normalize,
+        noise=config.context.noise,
+        dropout=config.context.dropout,
     )
     sites = config.fusion.sites
     actions = action_distribution(env)
@@ -83,12 +86,14 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     x_size = int(torso.size) + env.num_actions + 1  # type: ignore[arg-type]
     core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
     learner = config.learner
-    critic_size = max(1, round(config.critic_width * core.size)) if config.critic_width else 0
+    actor_size, critic_size = (
+        max(1, round(width * core.size)) if width else 0 for width in (config.actor_width, config.critic_width)
+    )
     value_bins = learner.value_bins if learner.value_loss == "hl_gauss" else 0
     # Of each site: the size of its input, and the size of its output.
     sizes = {
         "core_input": (x_size, config.fusion.size),
-        "policy": (core.size, actions.num_parameters),
+        "policy": (core.size, actor_size or actions.num_parameters),
         "value": (core.size, critic_size or value_bins or 1),
     }
     fusions = _build_flat_fusions(config, context, {site: sizes[site] for site in sites if site != TORSO})
@@ -107,6 +112,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         num_values=len(env.tasks) if learner.popart else 1,
         value_bins=value_bins,
         value_bound=learner.value_bound,
+        actor_size=actor_size,
         critic_size=critic_size,
         normalizer=ObservationNormalizer(len(env.tasks), *env.observation["vector"].shape)
         if config.env.normalize_observation
@@ -170,6 +176,7 @@ def build_learner(
         entropy_final=learner.entropy_cost if learner.entropy_final < 0 else learner.entropy_final,
         max_refused=learner.max_refused,
         staging=plan.staging,
+        diagnostics=Diagnostics(objective, every=learner.diagnostics) if learner.diagnostics else None,
         reduce=reduce,
     )
 
@@ -203,7 +210,14 @@ class ActorFactory:
         unrolls = positions.unrolls.get(index, 0)
         seed = (self.config.seed, number)
         actions = action_distribution(self.env)
-        return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
+        return Actor(
+            env,
+            policy or self.policy(len(slots), network),
+            actions,
+            seed=seed,
+            unrolls=unrolls,
+            context_seeds=reads_context_seeds(self.config),
+        )
 
     def policy(self, slots: int, network: AgentNetwork | None = None) -> Policy:
         """A policy for `slots` slots that acts with `network` on its device; without one, with a new network on the processor."""
@@ -237,7 +251,13 @@ def make_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[in
 
 def columns_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork, columns: int) -> dict[str, ArraySpec]:
     """The spec of a trajectory of `columns` columns."""
-    return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
+    seeds = reads_context_seeds(config)
+    return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size, context_seeds=seeds)
+
+
+def reads_context_seeds(config: TrainConfig) -> bool:
+    """Whether training draws noise or dropout of the context."""
+    return config.context.noise > 0 or config.context.dropout > 0
 
 
 def build_replay(

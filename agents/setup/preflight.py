@@ -81,7 +81,7 @@ def _most_parameters(config: TrainConfig, env: EnvSpec) -> int:
     context = config.context
     widths = [
         *(config.core.size, config.torso.size, *config.torso.hidden),
-        *(config.learner.value_bins, math.ceil(config.critic_width * config.core.size)),
+        *(config.learner.value_bins, math.ceil(max(config.actor_width, config.critic_width) * config.core.size)),
         *(config.fusion.size, config.fusion.rank, config.fusion.hidden, config.fusion.experts),
         *(context.task_size + context.instruction_size, context.word_size),
         *(len(env.tasks), len(env.vocabulary), env.num_actions, *env.action_sizes, *env.symbol_counts),

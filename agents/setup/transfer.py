@@ -27,7 +27,7 @@ from envs.spec import EnvSpec
 from envs.spec_changes import interface_changes, listed
 from system.errors import InputError
 
-_NETWORK_KEYS = ("fusion.", "context.", "core.", "torso.", "critic_width", "env.normalize_observation")
+_NETWORK_KEYS = ("fusion.", "context.", "core.", "torso.", "actor_width", "critic_width", "env.normalize_observation")
 _HEAD_KEYS = ("learner.popart", "learner.value_loss", "learner.value_bins", "learner.value_bound")
 """Keys, or beginnings of keys, that determine what the weights of an agent mean."""
 

@@ -69,6 +69,7 @@ def fake_config(
     spatial: str = "",
     torso: str = "auto",
     task_encoding: str = "embedding",
+    actor_width: float = 0.0,
     critic_width: float = 0.0,
     **learner: object,
 ) -> TrainConfig:
@@ -82,6 +83,7 @@ def fake_config(
         learner=LearnerConfig(**learner),  # type: ignore[arg-type]
         runtime=RuntimeConfig(name="serial", slots_per_actor=4),
         precision="fp32",
+        actor_width=actor_width,
         critic_width=critic_width,
     )
 

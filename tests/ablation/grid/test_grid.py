@@ -23,7 +23,8 @@ from ablation.grid.grid import (
 )
 from ablation.load import HOUSEKEEPING_KEYS
 from ablation.run_files import newest_log_step
-from agents.setup.match_params import count_parameters
+from agents.setup.builder import build_network
+from agents.setup.match_params import TOLERANCE, count_matched, count_parameters
 from conf.ablate_schema import AblateConfig, check_ablate, list_seeds
 from conf.composition import flatten
 from conf.loading import compose_ablate, compose_train, split_axes, to_dict
@@ -85,6 +86,17 @@ def test_the_fusion_may_be_named_as_train_py_names_it() -> None:
     }
 
 
+def test_the_widths_of_actor_and_critic_are_axes() -> None:
+    """Beside `widths` they are multiples of the widened core."""
+    cells = cells_of("fusions=[mi]", "seeds=1", "actor_width=0,2", "critic_width=0,1", "widths=[3]", "core.size=4")
+    assert [cell.name for cell in cells] == [
+        f"mi,actor_width={actor},critic_width={critic},width=3-seed0" for actor in (0, 2) for critic in (0, 1)
+    ]
+    networks = [build_network(cell.train, make_spec(cell.train.env)) for cell in cells]
+    sizes = [tuple(layer.out_features if layer else 0 for layer in (one.actor, one.critic)) for one in networks]
+    assert sizes == [(0, 0), (0, 12), (24, 0), (24, 12)]
+
+
 def test_every_run_plays_the_same_episodes() -> None:
     evaluations = [cell.evaluate for cell in cells_of("seeds=2", "evaluation_seed=7", "greedy=true", "probe=zero")]
     assert len(evaluations) == 10
@@ -107,6 +119,55 @@ def test_parameters_are_matched_in_every_cell() -> None:
     cells = cells_of("fusions=[concat,film,mi]", "seeds=1", "match_params=mi")
     counts = [count_parameters(cell.train, make_spec(cell.train.env)) for cell in cells]
     assert max(counts) <= 1.02 * min(counts)
+
+
+def sizes(cell: Cell) -> tuple[Any, ...]:
+    train = cell.train
+    return (
+        train.torso.size,
+        train.torso.hidden,
+        train.fusion.size,
+        train.fusion.rank,
+        train.fusion.hidden,
+        train.core.size,
+    )
+
+
+def test_a_width_multiplies_the_sizes_of_torso_fusion_and_core() -> None:
+    own = ("torso.size=10", "torso.hidden=[3,16]", "fusion.size=20", "fusion.rank=5", "fusion.hidden=7", "core.size=1")
+    cells = cells_of("fusions=[concat,paco]", "widths=[0.5,1,2.3]", "core=lstm,gru", "seeds=[4]", *own)
+    assert [cell.name for cell in cells] == [
+        f"{fusion},core={core},width={width}-seed4"
+        for fusion in ("concat", "paco")
+        for core in ("lstm", "gru")
+        for width in ("0.5", "1", "2.3")
+    ]
+    assert [sizes(cell) for cell in cells[:3]] == [
+        # Halves are rounded to an even number, and no size is 0.
+        (5, [2, 8], 10, 2, 4, 1),
+        (10, [3, 16], 20, 5, 7, 1),
+        (23, [7, 37], 46, 12, 16, 2),
+    ]
+    # Width 1 is the same run as without widths. Experts, heads and contexts keep their sizes at every width.
+    (plain,) = cells_of("fusions=[concat]", "core=lstm", "seeds=[4]", *own)
+    assert cells[1].train == dataclasses.replace(plain.train, run=cells[1].train.run)
+    kept = {"run", "torso.size", "torso.hidden", "fusion.size", "fusion.rank", "fusion.hidden", "core.size"}
+    wide = flatten(to_dict(cells[2].train))
+    assert {key for key, value in flatten(to_dict(plain.train)).items() if wide[key] != value} == kept
+
+
+@pytest.mark.parametrize("match", ["parameters", "multiply_adds"])
+def test_the_fusions_of_each_width_are_matched_with_the_reference_at_that_width(match: str) -> None:
+    """Half of the width is about a quarter of the size. The reference itself is not changed by the match."""
+    arguments = ("widths=[0.5,1]", "seeds=1", "match_params=low_rank", f"match={match}")
+    cells = cells_of("fusions=[concat,low_rank]", *arguments)
+    counts = {cell.variant: count_matched(cell.train, make_spec(cell.train.env)) for cell in cells}
+    for width in ("0.5", "1"):
+        wanted = counts[f"low_rank width={width}"]
+        assert abs(counts[f"concat width={width}"] - wanted) <= TOLERANCE * wanted
+    assert 3 < counts["low_rank width=1"] / counts["low_rank width=0.5"] < 5
+    alone = cells_of("fusions=[low_rank]", "widths=[0.5,1]", "seeds=1")
+    assert [sizes(cell) for cell in cells if cell.variant.startswith("low_rank")] == [sizes(cell) for cell in alone]
 
 
 def test_seeds_are_a_number_or_a_list() -> None:
@@ -132,6 +193,17 @@ def test_seeds_are_a_number_or_a_list() -> None:
         (["probe=swop"], "probe=swop is unknown"),
         (["measure=luck"], "measure=luck is unknown"),
         (["episodes=0"], "episodes=0 is out of range"),
+        (["widths=1,2"], "widths=1,2 is not a list: give widths=[1,2]"),
+        (["widths=[1,2,1]"], "widths=[1.0, 2.0, 1.0] is not a list of different widths: give each once"),
+        (["widths=[0]"], "widths=[0.0] is out of range"),
+        (["widths=[wide]"], "widths=['wide'] is not a list of plain values: give one"),
+        (["widths=[1,1.001]"], "trains the same agent as variant"),
+        (["widths=[200]", "core.size=400"], "At widths=[200]: core.size=80000 is out of range"),
+        (["widths=[0.05]", "fusions=[moore]"], "At widths=[0.05]: fusion.hidden=6 has no room"),
+        (["widths=[1,2]", "match_params=5000"], "match_params=5000 is one size for all widths"),
+        (["widths=[1]", "match=multiply_adds"], "match=multiply_adds is not used"),
+        (["actor_width=0,-1"], "actor_width=-1.0 is out of range"),
+        (["actor_width=1,wide"], "actor_width=wide is not a number"),
         (["core=lstm,lstm"], "repeats a value"),
         (["fusion=concat,concat"], "repeats a value"),
         (["learner.learning_rate=1e-3,0.001"], "repeats a value"),

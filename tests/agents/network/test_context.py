@@ -62,7 +62,10 @@ def test_rows_hold_what_the_encoder_reads(kind: str) -> None:
     vector = np.random.default_rng(1).normal(size=(20, VECTOR)).astype(np.float32)
     reader = encoder(kind)
     contexts = reader.contexts_from_rows(reader.context_rows(task, instruction, vector))
-    np.testing.assert_array_equal(contexts.vector, vector if kind == "vector" else vector[:, :0])
+    if kind == "vector":
+        np.testing.assert_array_equal(contexts.vector, vector)
+    else:
+        assert contexts.vector is None
     assert contexts.task.dtype == contexts.instruction.dtype == torch.int64
     np.testing.assert_array_equal(contexts.task, task if kind in ("task", "both") else 0 * task)
     if kind in ("instruction", "both"):

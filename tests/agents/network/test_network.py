@@ -19,6 +19,7 @@ from agents.network.agent import AgentNetwork, AgentOutput
 from agents.network.context import distinct_contexts
 from agents.network.core import CORES
 from agents.network.heads import ActionMask, HistogramHead, ValueHead
+from agents.network.initialization import FIRST_LOGITS
 from agents.setup.builder import build_network
 from agents.trajectory import OBSERVED, Trajectory
 from conf.names import CONTEXTS
@@ -179,7 +180,11 @@ def test_actions_that_a_task_lacks_are_removed() -> None:
     assert (probabilities[:, [0, 2]] > 0).all() and (probabilities[:, [1, 3], :3] > 0).all()
 
 
-VALUES: list[dict[str, object]] = [{}, {"critic_width": 0.5}, {"value_loss": "hl_gauss", "critic_width": 2.0}]
+VALUES: list[dict[str, object]] = [
+    {},
+    {"critic_width": 0.5, "actor_width": 0.5},
+    {"value_loss": "hl_gauss", "critic_width": 2.0},
+]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +232,37 @@ def test_a_critic_layer_scales_the_value_alone(sites: tuple[str, ...]) -> None:
     inputs = core + context + 1 if fused else core + 1
     expected = hidden * inputs + tasks * (hidden + 1) - (inputs + 2 * tasks if fused else tasks * (core + 1))
     assert wide.num_parameters - plain.num_parameters == expected
+
+
+@pytest.mark.parametrize("sites", [("core_input", "policy", "value"), ("core_input",)])
+def test_an_actor_layer_scales_the_policy_alone(sites: tuple[str, ...]) -> None:
+    """With equal weights elsewhere, the values are equal bit for bit. The layer is counted, and a fusion at `policy` is the layer."""
+    configs = [fake_config(fusion="concat", sites=sites, actor_width=width) for width in (0.0, 3.0)]
+    plain, wide = (fake_network(ENV, config) for config in configs)
+    of_policy = ("policy.", "actor.", "fusions.policy.")
+    shared = {name: part for name, part in plain.state_dict().items() if not name.startswith(of_policy)}
+    assert not wide.load_state_dict(shared, strict=False).unexpected_keys
+    batch = fake_batch(ENV, plain.core_state_size, T, B)
+    outputs = [unroll(network, observed(batch), batch["core_state"]) for network in (plain, wide)]
+    assert torch.equal(outputs[0].value_features, outputs[1].value_features)
+    assert not torch.equal(outputs[0].policy_logits, outputs[1].policy_logits)
+    assert outputs[0].policy_logits.shape == outputs[1].policy_logits.shape
+    hidden, core, context, actions = 3 * 5, 5, plain.context_encoder.size, ENV.num_actions
+    inputs = core + 1 + (context if "policy" in sites else 0)
+    expected = hidden * inputs + actions * (hidden + 1) - actions * inputs
+    assert wide.num_parameters - plain.num_parameters == expected
+
+
+@pytest.mark.parametrize("sites", [("core_input", "policy"), ("core_input",)])
+@pytest.mark.parametrize("fusion", ["concat", "film", "mi"])
+def test_the_first_policy_behind_an_actor_layer_is_close_to_uniform(fusion: str, sites: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    network = build_network(fake_config(fusion=fusion, sites=sites, actor_width=20.0), ENV)
+    batch = fake_batch(ENV, network.core_state_size, T, 16)
+    logits = unroll(network, observed(batch), batch["core_state"]).policy_logits
+    size = logits[logits > -1e8].square().mean().sqrt()
+    # A fusion at the policy adds its term of the context alone.
+    assert FIRST_LOGITS / 3 < size < 5 * FIRST_LOGITS
 
 
 def test_a_histogram_head_reads_the_bins_of_each_samples_task() -> None:

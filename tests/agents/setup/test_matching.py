@@ -13,7 +13,13 @@ from agents.network import flops
 from agents.network.core import CORES
 from agents.network.flops import multiply_adds
 from agents.setup.builder import build_network
-from agents.setup.match_params import TOLERANCE, count_parameters, match_params, reference_parameters
+from agents.setup.match_params import (
+    TOLERANCE,
+    count_multiply_adds,
+    count_parameters,
+    match_params,
+    reference_count,
+)
 from conf.loading import compose_train, reference_fusion
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
@@ -46,7 +52,7 @@ def test_every_flat_fusion_matches_the_size_of_another(fusion: str, reference: s
     """Uses the default suite with its default sizes."""
     config, env = composed(*suite_of(fusion), f"fusion={fusion}", f"match_params={reference}")
     wanted = 500_000 if reference.isdecimal() else count_parameters(*composed(*suite_of(fusion), f"fusion={reference}"))
-    assert reference_parameters(config, env, reference_fusion(config)) == wanted
+    assert reference_count(config, env, reference_fusion(config)) == wanted
     matched = match_params(config, env, reference_fusion(config))
     found = build_network(matched, env).num_parameters
     assert abs(found - wanted) <= TOLERANCE * wanted
@@ -62,19 +68,34 @@ def test_every_flat_fusion_matches_the_size_of_another(fusion: str, reference: s
     assert match_params(unmatched, env, None) == unmatched
 
 
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_every_flat_fusion_matches_the_multiply_adds_of_another(fusion: str) -> None:
+    """A dimension that no acting step computes, such as the hidden layer of `hypernetwork`, keeps its value."""
+    config, env = composed(*suite_of(fusion), f"fusion={fusion}", "match_params=tucker", "match=multiply_adds")
+    reference, _ = composed(*suite_of(fusion), "fusion=tucker")
+    wanted = multiply_adds(build_network(reference, env), env).apply
+    assert reference_count(config, env, reference_fusion(config)) == wanted
+    matched = match_params(config, env, reference_fusion(config))
+    assert abs(multiply_adds(build_network(matched, env), env).apply - wanted) <= TOLERANCE * wanted
+    if fusion in ("hypernetwork", "mixture", "paco"):
+        key = FREE_DIMENSIONS[fusion]
+        assert getattr(matched.fusion, key) == getattr(config.fusion, key)
+
+
 @pytest.mark.parametrize("reference", FUSION_NAMES)
 def test_every_fusion_can_be_the_reference(reference: str) -> None:
     config, env = composed(*suite_of(reference), "fusion=concat_mlp", f"match_params={reference}")
     wanted = count_parameters(*composed(*suite_of(reference), f"fusion={reference}"))
-    assert reference_parameters(config, env, reference_fusion(config)) == wanted
+    assert reference_count(config, env, reference_fusion(config)) == wanted
 
 
 def test_counting_parameters_allocates_nothing_and_draws_no_random_numbers() -> None:
     config, env = composed("env=conditional", "context=task", "fusion=mi")
     before = torch.get_rng_state()
-    assert count_parameters(config, env) == build_network(config, env).num_parameters
+    network = build_network(config, env)
     torch.set_rng_state(before)
-    count_parameters(config, env)
+    assert count_parameters(config, env) == network.num_parameters
+    assert count_multiply_adds(config, env) == multiply_adds(network, env).apply
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -86,6 +107,8 @@ def test_counting_parameters_allocates_nothing_and_draws_no_random_numbers() -> 
         ["fusion=gated", "fusion.sites=[policy]", "match_params=mi"],
         ["fusion=attention", "match_params=mi"],
         ["fusion=mixture", "fusion.sites=[policy,value]", "match_params=1"],
+        ["fusion=mixture", "fusion.sites=[policy,value]", "match_params=1", "match=multiply_adds"],
+        ["match_params=10", "match=multiply_adds"],
     ],
 )
 def test_unreachable_size_is_refused(overrides: list[str]) -> None:

@@ -82,6 +82,8 @@ def test_known_tasks_keep_their_policy_and_values(fusion: str) -> None:
             context=accepted_context(FUSIONS[fusion], context),
             task_encoding=encoding,
             critic_width=critic_width,
+            # A fusion at the site `policy` is the hidden layer, so both kinds of heads occur.
+            actor_width=critic_width,
             value_loss=value_loss,
         )
         config.env.normalize_observation = normalizes
@@ -174,6 +176,7 @@ REFUSED: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "size": (["core.size=20"], ("core.size was 16 and is 20",)),
     "form": (["fusion=film"], ("fusion.name was gated and is film",)),
     "critic": (["critic_width=1"], ("critic_width was 0.0 and is 1.0",)),
+    "actor": (["actor_width=2"], ("actor_width was 0.0 and is 2.0",)),
     "values": (["learner.value_loss=hl_gauss"], ("learner.value_loss was mse and is hl_gauss",)),
     "observation": (["env.observation=image", "torso=auto"], ("observation image was not there",)),
     "actions": (["env.dimension=5"], ("observation vector was", "actions were 4 discrete ones and are 5")),
