@@ -225,7 +225,7 @@ def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
 
 
 def split_of(config: EvaluateConfig) -> Split:
-    """The split that an evaluation plays. With `contexts=both` that is the one of the seen contexts (agents/evaluation/unseen.py)."""
+    """The split that an evaluation plays. With `contexts=both` that is the one of the seen contexts (agents/evaluation/probe_report.py)."""
     return Split.UNSEEN if config.contexts == "unseen" else Split.EVALUATION
 
 

@@ -217,6 +217,7 @@ class ContextEncoder(nn.Module):
         """Whether a task has several contexts: instructions, or vectors of the suite."""
         return self.reads_instruction or self.reads_vector
 
+    @property
     def reads_seeds(self) -> bool:
         """Whether z depends on the context's seed."""
         return self.noise > 0 or self.dropout > 0
