@@ -85,8 +85,8 @@ class Prefetcher:
 
     def _send(self, batch: Trajectory, num_new: int | None) -> _Copy:
         """Starts the copy of one batch."""
-        parts = (batch[key].numpy() if key in batch else None for key in CONTEXT_KEYS)
-        rows = self._encoder.context_rows(batch["task"].numpy(), *parts)
+        told = (batch[key].numpy() if key in batch else None for key in CONTEXT_KEYS)
+        rows = self._encoder.context_rows(batch["task"].numpy(), *told)
         if "context_seed" in batch:
             rows = self._encoder.add_seeds(rows, batch["context_seed"].numpy())
         rows, index = distinct_contexts(rows)

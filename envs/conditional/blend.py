@@ -128,8 +128,8 @@ class Weights:
         The spacings of count - 1 uniform numbers are uniform on the simplex (Devroye 1986, chapter V, theorem 2.2). A further number
         draws the region. The two largest weights are swapped into its places, and the others keep their random order.
         """
-        first = episodes.astype(np.uint64) * np.uint64(count)
-        numbers = uniform(self.keys[rows, None], first[:, None] + np.arange(count, dtype=np.uint64))
+        first, places = episodes.astype(np.uint64) * np.uint64(count), np.arange(count, dtype=np.uint64)
+        numbers = uniform(self.keys[rows, None], first[:, None] + places)
         unit = (numbers.astype(np.float64) + 1) / 2
         weights = np.diff(np.sort(unit[:, :-1], axis=1), axis=1, prepend=0.0, append=1.0)
         wanted = found[(unit[:, -1] * len(found)).astype(np.intp)]

@@ -277,9 +277,9 @@ class ConditionalEngine:
                 x, level = round_to_levels(x)
                 shown[started[:, None, None], self._rows, self._columns, 0] = level[:, :, None] + 1
             if self._weights:
-                places, gains = self._bases
+                read, gains = self._bases
                 weights = self.observation["context"][started] = self._weights.draw(started, self._episode[started])
-                seen = np.einsum("nk,nka->na", weights, x[:, places] * gains)
+                seen = np.einsum("nk,nka->na", weights, x[:, read] * gains)
             else:
                 seen = np.take_along_axis(x, self._places[started], axis=1) * self._gains[started]
             self._right[started] = seen.argmax(axis=1)
