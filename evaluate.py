@@ -31,6 +31,7 @@ from agents.evaluation.episodes import (
     play,
     quotas,
 )
+from agents.evaluation.noise_curve import noise_report, write_curve
 from agents.evaluation.probe_report import Probing, probe_report
 from agents.evaluation.report import prepare_output, report, results_folder, write_report
 from agents.evaluation.tables import result_tables
@@ -107,9 +108,12 @@ def evaluate(config: EvaluateConfig) -> int:
         content["unseen"] = unseen_report(agent, episodes, unseen)
     if stopped:
         content["stopped"] = str(stopped)
-    if probed:
-        content["probes"] = probe_report(agent, episodes, probed)
+    if probes := {name: played for name, played in probed.items() if name in probing.names}:
+        content["probes"] = probe_report(agent, episodes, probes)
+    if noisy := {level: probed[name] for name, level in probing.levels.items() if name in probed}:
+        content["noise"] = noise_report(agent, episodes, noisy)
     earlier = write_report(output, content)
+    pictures += [write_curve(content["noise"], folder)] if noisy else []
     console.print(*result_tables(content), sep="\n", highlight=False)
     for written in (output, *pictures):
         console.say(f"written: {written}")
@@ -139,7 +143,7 @@ def _keep_earlier_folders(
     """Moves probes and videos of earlier evaluations with other settings aside, if this one writes its own."""
     settings = {"sha256": agent.sha256, "seed": config.seed}
     moved = []
-    if config.similarity and probing.names:
+    if (config.similarity and probing.names) or probing.levels:
         moved.append(keep_folder(folder / "probes", settings))
     if config.video:
         video = {"episodes": config.video_episodes, "greedy": config.greedy, "engine": spec.engine}
@@ -150,19 +154,21 @@ def _keep_earlier_folders(
 def _play_all(
     agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, probing: Probing, console: TextConsole
 ) -> tuple[dict[str, Episodes], dict[str, Episodes] | None, dict[str, dict[str, Episodes]], StoppedError | None]:
-    """Plays all tasks, then on the contexts that training left out, then under each probe. Raises StoppedError if no task could be played.
+    """Plays all tasks, then on the contexts that training left out, then under each probe and each noise.
+
+    Raises StoppedError if no task could be played.
 
     Returns:
-        Episodes by task, the same on unseen contexts (None without), episodes by probe and task, and the error that ended the evaluation
-        early.
+        Episodes by task, the same on unseen contexts (None without), episodes by probe or noise and task, and the error that ended the
+        evaluation early.
     """
     episodes: dict[str, Episodes] = {}
     unseen: dict[str, Episodes] | None = None
     too = plays_unseen(agent, config)
-    probed: dict[str, dict[str, Episodes]] = {probe: {} for probe in probing.names}
+    probed: dict[str, dict[str, Episodes]] = {name: {} for name in (*probing.names, *probing.levels)}
     columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, expand=True, transient=True) as progress:
-        bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + too + len(probing.names)))
+        bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + too + len(probed)))
         advance = partial(progress.advance, bar)
 
         def begin(task: str, what: str) -> None:
@@ -175,7 +181,7 @@ def _play_all(
                 episodes[task] = play(agent, spec, task, config, advance, probing.record(task), warn)
             if too:
                 unseen = play_unseen(agent, spec, config, advance, partial(begin, what=": unseen"))
-            for probe, task in itertools.product(probing.names, spec.tasks):
+            for probe, task in itertools.product(probed, spec.tasks):
                 begin(task, f": {probe}")
                 probed[probe][task] = play(agent, spec, task, config, advance, probing.prepare(probe, task))
         except StoppedError as error:

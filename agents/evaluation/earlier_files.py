@@ -31,6 +31,7 @@ def settings_of(content: Any) -> dict[str, Any] | None:
             "probes": list(content.get("probes", {})),
             "contexts": played.get("contexts", "both"),
         }
+        found |= {"noise": list(content["noise"])} if "noise" in content else {}
         sound = _is_count(episodes) and _is_count(played["seed"]) and type(played["greedy"]) is bool
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -249,10 +249,14 @@ def make_actor(
     split = split_of(config)
     vector_env = make_task_env(agent, spec, task, slots, config.seed, split)
     network = agent.network(seat(agent, spec, task)[0]).to(resolve_device(config.device))
+    # The noise belongs to what the agent is told, and stays. Dropout is a means of training.
+    network.context_encoder.dropout = 0.0
     policy = Policy(network, slots, greedy=config.greedy, graphs=True)
     if prepare is not None:
         prepare(policy)
-    return Actor(vector_env, policy, action_distribution(agent.env), seed=stream(config.seed, task, split))
+    seeds = network.context_encoder.reads_seeds
+    actions = action_distribution(agent.env)
+    return Actor(vector_env, policy, actions, seed=stream(config.seed, task, split), context_seeds=seeds)
 
 
 def quotas(episodes: int, slots: int) -> list[int]:
@@ -283,7 +287,8 @@ def play(
         with contextlib.closing(make_actor(agent, spec, task, len(tally.quota), config, prepare)) as actor:
             tally.start(actor.first_episodes)
             state_size = actor.policy.core_state.shape[1]
-            trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(tally.quota), state_size))
+            slots, seeds = len(tally.quota), actor.context_seeds
+            trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, slots, state_size, context_seeds=seeds))
             unknown = UnknownInstructions(agent.config.env, seat(agent, spec, task)[0])
             while not tally.is_complete:
                 actor.unroll(trajectory)

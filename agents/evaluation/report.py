@@ -153,6 +153,7 @@ def report(
             # Without contexts that training left out there is one group.
             **({"contexts": config.contexts} if held_out(agent.config.env) else {}),
             "slots": slots,
+            **({"context_noise": agent.config.context.noise} if agent.config.context.noise else {}),
             "interval": METHOD,
             "versions": dict(versions()),
         },

@@ -25,6 +25,7 @@ _PROBE: Columns = (
     ("drop", "success_drop", ".1%"),
     ("95% interval", "success_drop_interval", ".1%"),
 )
+_NOISE: Columns = (("SNR in dB", "snr", ".1f"), *_RESULTS[1:-1])
 _UNSEEN: Columns = (*_RESULTS[:-1], ("drop", "success_drop", ".1%"), ("95% interval", "success_drop_interval", ".1%"))
 _AGGREGATES = {"mean": "mean", "median": "median", "mean_capped": "mean, every task capped at 100 before"}
 
@@ -37,6 +38,7 @@ def result_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
         *_unseen_tables(content),
         *score_tables(content),
         *_probe_tables(content),
+        *_noise_tables(content),
     ]
 
 
@@ -72,12 +74,21 @@ def _unseen_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
 
 def _probe_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
     sections = content.get("probes", {})
-    notes = dict.fromkeys(section["note"] for section in sections.values() if section["note"])
+    everything = (*sections.values(), *content.get("noise", {}).values())
+    notes = dict.fromkeys(section["note"] for section in everything if section["note"])
     tables = [
         task_table(_PROBE, section["tasks"], _mean_row(section["aggregate"]), title=f"probe={name}: {section['told']}")
         for name, section in sections.items()
     ]
     return [*tables, *notes]
+
+
+def _noise_tables(content: Mapping[str, Any]) -> list[FittedTable]:
+    """The means over tasks by the level of noise; empty without levels."""
+    sections = content.get("noise", {})
+    rows = {level: section["aggregate"] | {"snr": section["snr"]} for level, section in sections.items()}
+    title = f"mean of {count(content['aggregate']['tasks'], 'task')} by the noise on the encoded context"
+    return [task_table(_NOISE, rows, {}, title=title, heading="noise")] if rows else []
 
 
 def _mean_row(aggregate: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.learning import nonfinite
-from agents.learning.diagnostics import Diagnostics
+from agents.learning.diagnostics.measurement import Diagnostics
 from agents.learning.nonfinite import NonFiniteError
 from agents.learning.objective import BatchStatistics, Objective, Snapshot, sum_packed
 from agents.learning.optimizers import build_optimizer, rate_share, total_norm

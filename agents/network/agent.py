@@ -52,7 +52,7 @@ class AgentNetwork(nn.Module):
         normalizer: Applied to `vector` before the torso. None: no normalisation.
 
     Attributes:
-        observe: Called by `unroll` with each site that it passes and the input there, [N, ...] (agents/learning/diagnostics.py); or None.
+        observe: Called by `unroll` with each site that it passes and the input there, [N, ...] (agents/learning/diagnostics); or None.
     """
 
     action_codes: Tensor
@@ -79,6 +79,7 @@ class AgentNetwork(nn.Module):
         self.torso = torso
         self.normalizer = normalizer
         self.context_encoder = context_encoder
+        context_encoder.tokens_have_noise = any(fusion.reads_tokens for fusion in fusions.values())
         self.fusions = nn.ModuleDict(fusions)
         self.core = core
         self.core_state_size = core.state_size

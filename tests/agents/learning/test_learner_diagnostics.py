@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from agents.fusion import FUSIONS, OPTIONS
 from agents.fusion.segments import Segments
 from agents.fusion.spatial import SPATIAL_FUSIONS
-from agents.learning.diagnostics import (
+from agents.learning.diagnostics.measurement import (
     MOST_TASKS,
-    Recorded,
     compared_parameters,
     effective_rank,
-    record,
     task_cosines,
     term_sizes,
 )
+from agents.learning.diagnostics.recording import Recorded, record
 from agents.network.agent import AgentNetwork
 
 SIZES = {"rank": 3, "hidden": 5, "experts": 3, "heads": 2, "keys": "content", "kernel": 3}
