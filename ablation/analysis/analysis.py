@@ -5,6 +5,7 @@ from __future__ import annotations
 from ablation.analysis import efficiency, statistics
 from ablation.analysis.intervals import CONFIDENCE, RESAMPLES
 from ablation.analysis.results import Analysis, Results
+from ablation.analysis.scaling import scaling
 from ablation.analysis.sentences import sentences
 
 RESAMPLED = (
@@ -21,7 +22,8 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
     values, frames = statistics.profile_values(results), efficiency.common_frames(results)
     probes = statistics.probes(results)
     means = {variant: results.matrix(variant).mean(axis=1) for variant in results.variants}
-    comparisons = statistics.compare(means, statistics.difference_range(results.measure))
+    comparisons = statistics.compare(means, statistics.difference_range(results.measure), results.groups)
+    over_size = scaling(results, means, comparisons)
     speeds = statistics.compare(efficiency.speeds(results))
     paces = {name: statistics.compare(runs) for name, runs in efficiency.comparable_paces(results, threshold).items()}
     return Analysis(
@@ -38,5 +40,6 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
         probes=probes,
         resampled=RESAMPLED,
         comparisons=comparisons,
-        sentences=tuple(sentences(results, means, comparisons, probes, speeds)),
+        scaling=over_size,
+        sentences=tuple(sentences(results, means, comparisons, probes, speeds, over_size)),
     )

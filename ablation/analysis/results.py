@@ -27,7 +27,9 @@ def name_at_width(form: str, width: float) -> str:
 def split_width(variant: str) -> tuple[str, float | None]:
     """Form and width of a variant (`name_at_width`); None without one."""
     found = _AT_WIDTH.fullmatch(variant)
-    return (found[1], float(found[2])) if found else (variant, None)
+    if found and name_at_width(found[1], width := float(found[2])) == variant:
+        return found[1], width
+    return variant, None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +120,22 @@ class Results:
     problems: tuple[Problem, ...] = ()
     command: str = ""
 
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The widths of all variants, rising; empty if a variant has none, or all have the same."""
+        widths = {split_width(variant)[1] for variant in self.variants}
+        found = sorted(width for width in widths if width is not None)
+        return tuple(found) if len(widths) == len(found) > 1 else ()
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The variants that are compared with each other: those of the same width, or all."""
+        if not self.widths:
+            return (self.variants,)
+        return tuple(
+            tuple(variant for variant in self.variants if split_width(variant)[1] == width) for width in self.widths
+        )
+
     def of(self, variant: str) -> tuple[Run, ...]:
         """The runs of a variant, in the order of their seeds."""
         runs = (run for run in self.runs if run.variant == variant)
@@ -206,6 +224,40 @@ class Comparison:
         return self.difference if self.difference.value >= 0 else -self.difference
 
 
+class SizePoint(NamedTuple):
+    """A form at one width: the size of its agent, multiply-adds of one acting step (0 = unknown), and its mean over tasks and runs."""
+
+    width: float
+    parameters: int
+    multiply_adds: int
+    mean: Estimate
+
+
+class WidthClaim(NamedTuple):
+    """`better` differs significantly from `worse` at these widths, by these gains."""
+
+    better: str
+    worse: str
+    widths: tuple[float, ...]
+    gains: tuple[float, ...]
+    at_every_width: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scaling:
+    """A grid with several widths, by form: a variant without its width.
+
+    Attributes:
+        widths: Rising.
+        points: By form, its points by rising width.
+        claims: Of every two forms that differ at a width.
+    """
+
+    widths: tuple[float, ...]
+    points: Mapping[str, tuple[SizePoint, ...]]
+    claims: tuple[WidthClaim, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
     """Statistics of `Results`. Mappings have the variant as first key, in the order of `Results.variants`.
@@ -220,7 +272,9 @@ class Analysis:
         frames: [N] of all `curves`.
         probes: By probe, the loss of the mean over tasks; empty without probes.
         resampled: How intervals were made, one sentence.
-        comparisons: Of every pair by the mean over tasks; `sentences`: what the runs support, the main one first.
+        comparisons: Of every pair by the mean over tasks, with several widths of every pair of the same width.
+        sentences: What the runs support, the main one first.
+        scaling: Curves over size; None without the axis `widths`.
     """
 
     aggregates: Mapping[str, Mapping[str, Estimate]]
@@ -237,3 +291,4 @@ class Analysis:
     resampled: str
     comparisons: tuple[Comparison, ...]
     sentences: tuple[str, ...]
+    scaling: Scaling | None = None

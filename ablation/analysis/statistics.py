@@ -6,7 +6,7 @@ Point estimates follow the paper; intervals come from ablation/analysis/interval
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 
@@ -178,8 +178,12 @@ def probes(results: Results) -> dict[str, dict[str, Estimate]]:
     return found
 
 
-def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison, ...]:
+def compare(
+    means: Mapping[str, Array], within: Range = ANY, groups: Sequence[Sequence[str]] = ()
+) -> tuple[Comparison, ...]:
     """Comparisons of every pair of variants, in the order of `means`: by variant, one value for each run, such as its mean over tasks.
+
+    With `groups` of variants, only the pairs within a group are compared. The correction covers those of all groups together.
 
     Tamhane's T2 (1979, "A Comparison of Procedures for Multiple Comparisons of Means with Unequal Variances"): Welch's t on the runs' means
     over tasks, with Sidak's correction for the number of pairs. It does not assume equal variances, and its tests and intervals agree. The
@@ -187,7 +191,7 @@ def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison
     ablations of 12 equal variants with 5 runs each. `python -m benchmarks.coverage` has the figures. It also shows where this procedure
     fails: runs that are both strongly skewed and of unequal spread.
     """
-    pairs = list(combinations(means, 2))
+    pairs = [pair for group in groups or [tuple(means)] for pair in combinations(group, 2)]
     if not pairs:
         return ()
     value, error, freedom = welch(
