@@ -17,10 +17,12 @@ from pathlib import Path
 
 from ablation.analysis.analysis import analyse
 from ablation.analysis.results import Results
+from ablation.analysis.tuning import describe_choices
 from ablation.grid.grid import make_cells, normalize_axes
 from ablation.grid.local_executor import available_cores
 from ablation.grid.run import run_grid
 from ablation.grid.scheduler import State
+from ablation.grid.tuning import TunedGrid
 from ablation.load import load_folders, load_grid
 from agents.cli.exit_codes import DONE, FAILED, exit_code, print_text
 from agents.cli.terminal import TextConsole, warn
@@ -60,12 +62,18 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str]]) -> int:
     """Runs the unfinished cells and reports. Returns the exit code."""
-    cells = make_cells(config, single, axes)
-    folder = cells[0].folder.parent
+    tuned = TunedGrid(config, single, axes) if config.tune is not None else None
+    cells = [] if tuned else make_cells(config, single, axes)
+    folder = tuned.folder if tuned else cells[0].folder.parent
     with sole_writer(folder, key="folder"):
         command = ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)]
-        status = run_grid(config, cells, command)
-        states = {cell.state for cell in status.values()}
+        states = set()
+        if tuned:
+            cells, choices, has_failed = tuned.tune(command)
+            TextConsole().say("\n".join(describe_choices(choices)))
+            states = {State.FAILED} if has_failed else set()
+        if cells:
+            states |= {cell.state for cell in run_grid(config, cells, command).values()}
         if states == {State.FAILED}:
             warn(
                 "error: every run failed, so there is no report: the reasons are above, and the same command tries again"

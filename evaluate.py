@@ -31,10 +31,12 @@ from agents.evaluation.episodes import (
     play,
     quotas,
 )
+from agents.evaluation.noise_curve import noise_report, write_curve
 from agents.evaluation.probe_report import Probing, probe_report
 from agents.evaluation.report import prepare_output, report, results_folder, write_report
 from agents.evaluation.tables import result_tables
 from agents.evaluation.tracking import track_evaluation
+from agents.evaluation.unseen import check_contexts, play_unseen, plays_unseen, unseen_report
 from agents.evaluation.video import check_video, file_names, picture_rates, record_all
 from agents.evaluation.watch import check_watch, watch
 from agents.run.trackers.tracker import Trackers, check_trackers
@@ -73,6 +75,7 @@ def evaluate(config: EvaluateConfig) -> int:
     """One evaluation: plays, writes the result and prints it. Returns the exit code."""
     load_plugins(config.plugins)
     agent = load_agent(find_checkpoint(Path(config.run), warn), config.allow, config.tasks)
+    check_contexts(agent, config)
     spec = evaluation_spec(agent, config.tasks, config.engine)
     for sentence in get_suite(spec.suite).warnings(spec):
         warn(f"warning: {sentence.replace('env.engine', 'engine')}")
@@ -98,14 +101,19 @@ def evaluate(config: EvaluateConfig) -> int:
     console.say(f"{title} of each of {count(len(spec.tasks), 'task')}, seed {config.seed}")
     moved = _keep_earlier_folders(agent, spec, config, folder, probing)
     pictures = probing.write_similarity(folder) if config.similarity else []
-    episodes, probed, stopped = _play_all(agent, spec, config, probing, console)
+    episodes, unseen, probed, stopped = _play_all(agent, spec, config, probing, console)
 
     content = report(agent, spec, config, slots, episodes)
+    if unseen is not None:
+        content["unseen"] = unseen_report(agent, episodes, unseen)
     if stopped:
         content["stopped"] = str(stopped)
-    if probed:
-        content["probes"] = probe_report(agent, episodes, probed)
+    if probes := {name: played for name, played in probed.items() if name in probing.names}:
+        content["probes"] = probe_report(agent, episodes, probes)
+    if noisy := {level: probed[name] for name, level in probing.levels.items() if name in probed}:
+        content["noise"] = noise_report(agent, episodes, noisy)
     earlier = write_report(output, content)
+    pictures += [write_curve(content["noise"], folder)] if noisy else []
     console.print(*result_tables(content), sep="\n", highlight=False)
     for written in (output, *pictures):
         console.say(f"written: {written}")
@@ -135,7 +143,7 @@ def _keep_earlier_folders(
     """Moves probes and videos of earlier evaluations with other settings aside, if this one writes its own."""
     settings = {"sha256": agent.sha256, "seed": config.seed}
     moved = []
-    if config.similarity and probing.names:
+    if (config.similarity and probing.names) or probing.levels:
         moved.append(keep_folder(folder / "probes", settings))
     if config.video:
         video = {"episodes": config.video_episodes, "greedy": config.greedy, "engine": spec.engine}
@@ -145,25 +153,36 @@ def _keep_earlier_folders(
 
 def _play_all(
     agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, probing: Probing, console: TextConsole
-) -> tuple[dict[str, Episodes], dict[str, dict[str, Episodes]], StoppedError | None]:
-    """Plays all tasks, then all tasks under each probe. Raises StoppedError if no task could be played.
+) -> tuple[dict[str, Episodes], dict[str, Episodes] | None, dict[str, dict[str, Episodes]], StoppedError | None]:
+    """Plays all tasks, then on the contexts that training left out, then under each probe and each noise.
+
+    Raises StoppedError if no task could be played.
 
     Returns:
-        Episodes by task, episodes by probe and task, and the error that ended the evaluation early.
+        Episodes by task, the same on unseen contexts (None without), episodes by probe or noise and task, and the error that ended the
+        evaluation early.
     """
     episodes: dict[str, Episodes] = {}
-    probed: dict[str, dict[str, Episodes]] = {probe: {} for probe in probing.names}
+    unseen: dict[str, Episodes] | None = None
+    too = plays_unseen(agent, config)
+    probed: dict[str, dict[str, Episodes]] = {name: {} for name in (*probing.names, *probing.levels)}
     columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, expand=True, transient=True) as progress:
-        bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probing.names)))
+        bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + too + len(probed)))
         advance = partial(progress.advance, bar)
+
+        def begin(task: str, what: str) -> None:
+            progress.update(bar, description=escape(f"{shorten(task, _LONGEST_NAME)}{what}"))
+
         task = ""
         try:
             for task in spec.tasks:
-                progress.update(bar, description=escape(shorten(task, _LONGEST_NAME)))
+                begin(task, "")
                 episodes[task] = play(agent, spec, task, config, advance, probing.record(task), warn)
-            for probe, task in itertools.product(probing.names, spec.tasks):
-                progress.update(bar, description=escape(f"{shorten(task, _LONGEST_NAME)}: {probe}"))
+            if too:
+                unseen = play_unseen(agent, spec, config, advance, partial(begin, what=": unseen"))
+            for probe, task in itertools.product(probed, spec.tasks):
+                begin(task, f": {probe}")
                 probed[probe][task] = play(agent, spec, task, config, advance, probing.prepare(probe, task))
         except StoppedError as error:
             if task not in episodes and error.episodes:
@@ -171,8 +190,9 @@ def _play_all(
             # A drop compares all tasks, so incomplete probes are discarded.
             if not episodes:
                 raise
-            return episodes, {probe: tasks for probe, tasks in probed.items() if len(tasks) == len(spec.tasks)}, error
-    return episodes, probed, None
+            complete = {probe: tasks for probe, tasks in probed.items() if len(tasks) == len(spec.tasks)}
+            return episodes, unseen, complete, error
+    return episodes, unseen, probed, None
 
 
 def _record_videos(

@@ -5,6 +5,7 @@ A run that cannot be used, or cannot be compared with the others, becomes a `Pro
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ablation.analysis.results import Array, Curve, Measure, Problem, Results, Run
-from ablation.run_files import Record, read_grid, read_record, read_training
+from ablation.run_files import Record, read_choices, read_grid, read_record, read_training
 from agents.run.layout import CONFIG
+from conf.command_line import quote_argument
 from conf.composition import flatten
 from conf.loading import to_dict
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
@@ -56,7 +58,9 @@ def load_grid(folder: Path, measure: str = "auto") -> Results:
             f"report={folder} is not a folder that ablate.py has filled (no valid grid.json): give the folder of a grid, or run folders as "
             "folders=[...]."
         )
-    return load_runs([folder / row["name"] for row in grid["cells"]], measure, " ".join(grid["command"]))
+    command = " ".join(map(quote_argument, grid["command"]))
+    results = load_runs([folder / row["name"] for row in grid["cells"]], measure, command)
+    return dataclasses.replace(results, choices=read_choices(folder))
 
 
 def load_folders(folders: Sequence[str], measure: str = "auto", *, evaluated: bool = True) -> Results:

@@ -6,9 +6,11 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from ablation.analysis.results import Choice, TuningRun
 from agents.run.layout import AGENT, CONFIG, PROVENANCE, RESULT
 from conf.command_line import command_of, format_argument
 from conf.composition import flatten
@@ -16,10 +18,10 @@ from conf.loading import load_train
 from conf.schema import TrainConfig
 from system.errors import InputError
 from system.files import parse_json, read_json, read_lines
-from system.plain_data import COUNT, FINITE, SECONDS, PlainDataError, Test, check_form, plain_copy
+from system.plain_data import COUNT, FINITE, MEASURED, SECONDS, PlainDataError, Test, check_form, plain_copy
 from system.plain_yaml import MOST_CONFIG_VALUES, read_yaml
 
-GRID_FILE, CELL_FILE, EVALUATION_FILE = "grid.json", "cell.json", "evaluation.json"
+GRID_FILE, CELL_FILE, EVALUATION_FILE, TUNING_FILE = "grid.json", "cell.json", "evaluation.json", "tuning.json"
 
 _MOST_VALUES = 20_000_000
 """Largest number of values in a JSON file."""
@@ -55,6 +57,29 @@ _PROVENANCE_FORM = {section: {str: _VALUE} for section in ("git", "versions", "m
 _AGENT_FORM = {"multiply_adds": {str: COUNT}}
 _CELL_FORM = {"variant": str}
 _CONFIG_FORM = {"env": {"name": str}, "fusion": {"name": str}, "seed": int, "total_frames": COUNT}
+_COUNT_OR_NULL = Test("a count, or null", lambda value: value is None or COUNT.passes(value))
+_NUMBER_OR_NULL = Test("a number, or null", lambda value: value is None or MEASURED.passes(value))
+_VALUES = Test("values by key, or null", lambda value: value is None or isinstance(value, dict))
+_TUNING_FORM = {
+    "choices": [
+        {
+            "variant": str,
+            "seed": _COUNT_OR_NULL,
+            "measure": str,
+            "chosen": _VALUES,
+            "runs": [
+                {
+                    "run": str,
+                    "seed": COUNT,
+                    "values": {str: object},
+                    "value": _NUMBER_OR_NULL,
+                    "frames": COUNT,
+                    "reason": str,
+                }
+            ],
+        }
+    ]
+}
 _GRID_FORM = {"cells": [{"name": _FOLDER, "variant": str, "seed": COUNT}], "command": [str]}
 
 
@@ -174,6 +199,20 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 def read_grid(folder: Path) -> dict[str, Any]:
     """grid.json; empty if it is missing or has no cells. InputError if the file is invalid."""
     return _read(folder / GRID_FILE, _GRID_FORM, applies=lambda grid: grid.get("cells"))
+
+
+def read_choices(folder: Path) -> tuple[Choice, ...]:
+    """The content of tuning.json; empty if it is missing. InputError if the file is invalid."""
+    rows = _read(folder / TUNING_FILE, {}, _TUNING_FORM).get("choices", [])
+    names = [field.name for field in fields(Choice)]
+    return tuple(
+        Choice(**{key: row[key] for key in names if key != "runs"}, runs=tuple(map(_tuning_run, row["runs"])))
+        for row in rows
+    )
+
+
+def _tuning_run(row: Mapping[str, Any]) -> TuningRun:
+    return TuningRun(**{key: row[key] for key in TuningRun._fields})
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ observations have T entries.
     - instruction [T+1, B, L]: Tokens.
     - action_mask [T+1, B, A]: Legal actions, if the environment reports them (`EnvSpec.observation`).
     - task [T+1, B]: Task id.
+    - context_seed [T+1, B]: Integer above 0 of the episode, from which the noise on its context is drawn (agents/network/context.py). Only
+      with context.noise or context.dropout.
     - reset [T+1, B]: First observation of an episode: the core starts from zeros.
     - last_action [T+1, B]: Action that led here; "no action" at a reset (agents/network/actions.py).
     - last_reward [T+1, B]: Reward of that action; 0 at a reset.
@@ -49,7 +51,9 @@ from envs.spec import ArraySpec, EnvSpec
 
 Trajectory = dict[str, Tensor]
 
-OBSERVED = ("image", "vector", "instruction", "action_mask", "task", "reset", "last_action", "last_reward")
+OBSERVED = (
+    *("image", "vector", "instruction", "action_mask", "task", "context_seed", "reset", "last_action", "last_reward"),
+)
 """Keys with T + 1 entries along time."""
 
 PER_COLUMN = ("core_state", "episode")
@@ -62,8 +66,10 @@ COUNTED = ("task", "mask", "episode_return", "episode_length", "success", "inter
 """Keys that the statistics of a run need (agents/run/metrics.py)."""
 
 
-def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_size: int) -> dict[str, ArraySpec]:
-    """Shape and dtype of every array of a trajectory of `slots` columns."""
+def trajectory_spec(
+    env: EnvSpec, unroll_length: int, slots: int, core_state_size: int, *, context_seeds: bool = False
+) -> dict[str, ArraySpec]:
+    """Shape and dtype of every array of a trajectory of `slots` columns, with `context_seeds` those included."""
     observed, between = (unroll_length + 1, slots), (unroll_length, slots)
     actions = action_distribution(env)
     spec = {
@@ -88,6 +94,8 @@ def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_siz
         "interrupted": ArraySpec(shape=between, dtype="bool"),
         "episode": ArraySpec(shape=(slots,), dtype="int64"),
     }
+    if context_seeds:
+        spec["context_seed"] = ArraySpec(shape=observed, dtype="int32")
     return spec
 
 

@@ -1,7 +1,7 @@
 """Accuracy of the statistics of an ablation.
 
 Usage:  python -m benchmarks.coverage [simulations=1000]
-[cases=intervals,improvement,verdict] [runs=3,5,10] [tasks=1,3,10] [variants=2,5,12] [widths=1,4]
+[cases=intervals,improvement,verdict,tuning] [runs=3,5,10] [tasks=1,3,10] [variants=2,5,12] [widths=1,4]
 
 Simulates ablations with known truth and applies the statistics of ablate.py.
 
@@ -19,6 +19,12 @@ Simulates ablations with known truth and applies the statistics of ablate.py.
                    With several `widths` each variant occurs at every width, and those of the same width are compared. A false claim is
                    one at any width. The variant below the others is so at every width, and `held` is the share of its differences that
                    are claimed at every width.
+    - tuning       `false_claims` as above, with normal scores, for equal variants that are tuned before (ablate.py, tune=): each choice
+                   takes the best of three values by tuning runs of their own, either one choice for each run by one tuning run of each
+                   value (`per` seed), or one for all runs of a variant by two (`per` variant).
+                   A value is `gap` deviations better than the next. 0: the values do not matter.
+                   `bias` is the mean of a test run minus the true mean of its chosen value, in deviations.
+                   `reused_bias` is the same for the tuning runs that were chosen by: the error if they were reported as test runs.
 
 A missing interval does not contain the truth, and has no width.
 
@@ -40,7 +46,7 @@ from ablation.analysis.statistics import AGGREGATES, aggregate, improvement, sim
 from benchmarks.options import Row, parse, report
 from system.errors import InputError, unknown_name
 
-CASES = ("intervals", "improvement", "verdict")
+CASES = ("intervals", "improvement", "verdict", "tuning")
 MEASURES = {
     "normal": Measure(name="score", label="score", best=0.9),
     "share": Measure(name="success", label="success", best=1.0, floor=0.0),
@@ -50,6 +56,8 @@ DEVIATION, COUNTS = 0.1, 10.0
 CORRELATION = 0.7
 VARIANTS = ("normal", "unequal", "exponential", "share", "unequal_share")
 SHIFT = 3.0
+VALUES, GAPS = 3, (0.0, 1.0)
+TUNING_RUNS = {"seed": 1, "variant": 2}
 _CHUNK = 20
 """Simulations at a time, to bound memory: each is resampled thousands of times."""
 
@@ -77,6 +85,9 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             widths = options.numbers("widths", (1, 4))
             for of_each, scores, number, count in product(widths, VARIANTS, variants, runs):
                 yield verdict_row(scores, number, count, simulations, widths=of_each)
+        elif case == "tuning":
+            for per, gap, number, count in product(TUNING_RUNS, GAPS, variants, runs):
+                yield tuning_row(per, gap, number, count, simulations)
         else:
             raise unknown_name("cases", case, CASES)
 
@@ -176,6 +187,28 @@ def verdict_row(scores: str, variants: int, runs: int, simulations: int, *, widt
         "power": float(lower.mean()),
         "found": float(lower.any(axis=(0, 1)).mean()),
         "held": float(lower.all(axis=0).mean()),
+        "simulations": simulations,
+    }
+
+
+def tuning_row(per: str, gap: float, variants: int, runs: int, simulations: int) -> Row:
+    """The row for equal variants, each tuned over VALUES values whose true means are `gap` apart."""
+    rng = np.random.default_rng([variants, runs, round(10 * gap)])
+    truth = -gap * np.arange(VALUES)
+    choices = runs if per == "seed" else 1
+    tuning = truth[:, None] + rng.standard_normal((variants, choices, simulations, VALUES, TUNING_RUNS[per]))
+    means = tuning.mean(axis=-1)
+    chosen = truth[means.argmax(axis=-1)]
+    tests = chosen + rng.standard_normal((variants, runs, simulations))
+    return {
+        "case": "tuning",
+        "per": per,
+        "gap": gap,
+        "variants": variants,
+        "runs": runs,
+        "false_claims": float(claims(tests[None]).any(axis=0).mean()),
+        "bias": float((tests - chosen).mean()),
+        "reused_bias": float((means.max(axis=-1) - chosen).mean()),
         "simulations": simulations,
     }
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.fields import check_fields, choice, number
-from conf.names import FUSIONS, MEASURES, NODE_RUNTIMES, PROBES
+from conf.names import FUSIONS, MEASURES, NODE_RUNTIMES, PROBES, TUNE_PER
 from conf.schema import TrainConfig
+from envs.seeding import MOST_TUNING_SEEDS
 from system.errors import InputError
 from system.words import count
 
@@ -35,6 +36,12 @@ class AblateConfig(TrainConfig):
         measure: Measure of the comparison, one of MEASURES. `auto`: the score if every task has one, else success, else return.
         threshold: Value of the measure for "frames and seconds to threshold"; None = chosen from the results
             (ablation.analysis.efficiency).
+        tune: By key, the values to choose from before the grid runs: every variant, or run, gets the best combination of its own on
+            tuning runs with other seeds and evaluation episodes (ablation/grid/tuning.py). None = no tuning.
+        tune_per: `seed`: every run has a choice of its own, so that the intervals hold the uncertainty of the choice. `variant`: all runs
+            of a variant share one choice, which costs less, and the comparison is about the chosen values.
+        tune_seeds: Tuning runs of each combination for one choice.
+        tune_fraction: Frames of a tuning run, as a share of total_frames.
     """
 
     fusions: list[str] = choice(["concat", "gated", "film", "low_rank", "mi"], FUSIONS)
@@ -52,6 +59,10 @@ class AblateConfig(TrainConfig):
     probe: str = choice("swap", PROBES, optional=True)
     measure: str = choice("auto", MEASURES)
     threshold: float | None = None
+    tune: Any = None
+    tune_per: str = choice("seed", TUNE_PER)
+    tune_seeds: int = number(1, least=1, most=MOST_TUNING_SEEDS)
+    tune_fraction: float = number(0.25, above=0, most=1)
 
 
 def list_seeds(config: AblateConfig) -> list[int]:

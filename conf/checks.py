@@ -99,11 +99,14 @@ def check_fusion(fusion: FusionConfig) -> None:
 
 
 def check_context(context: ContextConfig) -> None:
-    """Checks that a table comes with its encoder, and that the instruction is read."""
+    """Checks that a table comes with its encoder, that the instruction is read, and that noise has a context."""
     uses_table = context.encoder == "table"
     if uses_table != bool(context.table):
         fix = "give context.table=<file>" if uses_table else "set context.encoder=table, or leave the table out"
         raise InputError(f"context.table={context.table} does not fit context.encoder={context.encoder}: {fix}.")
+    for key in ("noise", "dropout"):
+        if (value := getattr(context, key)) and context.name == "none":
+            raise InputError(f"context.{key}={value} needs a context and context=none has none: leave it out.")
     if uses_table and context.name not in ("instruction", "both"):
         raise InputError(
             f"context.encoder=table reads instructions and context={context.name} has none: use context=instruction or context=both."

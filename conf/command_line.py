@@ -48,7 +48,11 @@ def format_argument(key: str, value: str | Sequence[str]) -> str:
         value = f"[{','.join(map(_quote_word, value))}]"
     elif key not in TEXT_KEYS:
         value = _quote_word(value)
-    text = f"{key}={value}"
+    return quote_argument(f"{key}={value}")
+
+
+def quote_argument(text: str) -> str:
+    """An argument quoted for a shell."""
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
         return _escape_bytes(text)
     # Brackets need no quotes: a shell leaves the pattern unchanged if it matches no file.

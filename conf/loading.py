@@ -47,7 +47,7 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
         raise InputError("run= is missing: give the run folder or the checkpoint file to evaluate.")
     check_fields(config)
     check_device(config.device)
-    if config.watch and (left := [key for key in ("video", "probe", "output") if getattr(config, key)]):
+    if config.watch and (left := [key for key in ("video", "probe", "noise", "output") if getattr(config, key)]):
         raise InputError(f"watch=true writes no result: leave {left[0]}= out.")
     return config
 

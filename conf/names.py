@@ -50,11 +50,15 @@ LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
 SWITCHES = ("auto", "true", "false")
 
 PROBES = ["swap", "shuffle", "zero", "all"]
+CONTEXT_GROUPS = ("both", "seen", "unseen")
+"""Contexts of an evaluation: those of training, those that training left out (`env.holdout`), or both."""
 THRESHOLDS = ("success", "return", "score")
 """Measures of `stop_at`."""
 MATCHES = ("parameters", "multiply_adds")
 """What `match_params` makes equal."""
 MEASURES = ("auto", "score", "success", "return")
+TUNE_PER = ("seed", "variant")
+"""What has a choice of its own in ablate.py's tuning."""
 
 EPISODE_WINDOW = 100
 """Number of latest episodes per task that the statistics cover (agents.run.metrics.WINDOW)."""

@@ -69,6 +69,8 @@ class ContextConfig:
         unseen: What encoder `table` does with an instruction that is not in the file: `refuse`, or `words`, the mean of the file's vectors
             of its words.
         table_shape: Number of sentences of the table that the vocabulary can spell, and features of a vector. A new run sets it.
+        noise: Standard deviation of the noise on the encoded context z, relative to the root mean square of z; constant in an episode.
+        dropout: Share of the episodes of training in which z is zero.
     """
 
     name: str = choice(MISSING, names.CONTEXTS)
@@ -82,6 +84,8 @@ class ContextConfig:
     project: bool = True
     unseen: str = choice("refuse", names.UNSEEN)
     table_shape: list[int] = number([], least=1, most=2**24, longest=2)
+    noise: float = number(0.0, least=0, most=1e3)
+    dropout: float = number(0.0, least=0, most=1)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -161,6 +165,8 @@ class LearnerConfig:
         warmup_frames: Frames in which the learning rate first rises linearly from 0.
         compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).
         staging: Whether, with a GPU, the next batch is copied from pinned memory during an update; `auto` = `true`.
+        diagnostics: Updates between two measurements of task gradients, dead units, ranks and fusion terms
+            (agents/learning/diagnostics); 0 = none.
     """
 
     unroll_length: int = number(20, least=1, most=2**16)
@@ -204,6 +210,7 @@ class LearnerConfig:
     max_refused: int = number(10, least=1)
     compile: str = choice("auto", names.SWITCHES)
     staging: str = choice("auto", names.SWITCHES)
+    diagnostics: int = number(0, least=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -351,9 +358,12 @@ class EvaluateConfig:
         seed: Root of the evaluation seeds, which are disjoint from all training seeds.
         output: File for the result; empty = evaluation.json in the checkpoint's run folder.
         engine: Engine of the environments, as in env.engine; empty = as in training.
+        contexts: Of an agent whose training left contexts out (`env.holdout`): play the contexts of training (`seen`), those that it left
+            out (`unseen`), or `episodes` of each (`both`).
         threads: Compute threads; 0 = all cores, which is faster for large networks only.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that torch sees. Episodes repeat on the same device only.
         probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
+        noise: Levels of noise on the encoded context, as context.noise, at each of which the agent plays again.
         logger: Trackers of the run that also show the result, its videos and the similarity of tasks (agents/run/trackers/tracker.py).
         similarity: Whether a probe also draws how similar the tasks are to the agent's context encoder.
         plugins: Modules with the user's own parts, which the agent or `probe` needs.
@@ -372,9 +382,11 @@ class EvaluateConfig:
     seed: int = number(0, least=0)
     output: str = ""
     engine: str = ""
+    contexts: str = choice("both", names.CONTEXT_GROUPS)
     threads: int = number(1, least=0)
     device: str = "cpu"
     probe: str = choice("", names.PROBES, optional=True)
+    noise: list[float] = number([], least=0, most=1e3, longest=100)
     similarity: bool = True
     logger: list[str] = choice(["tensorboard"], names.LOGGERS)
     plugins: list[str] = field(default_factory=list)
@@ -402,7 +414,7 @@ MAY_CHANGE_ON_RESUME = (
     *("total_frames", "run", "resume", "allow", "plugins", "display", "stop_at_success", "log_seconds", "log_frames"),
     *("logger", "evaluate_every", "evaluate_episodes", "stop_at"),
     *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
-    *("learner.compile", "learner.staging", "learner.num_processes"),
+    *("learner.compile", "learner.staging", "learner.num_processes", "learner.diagnostics"),
     *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),
     *("runtime.inference", "runtime.cuda_graphs", "runtime.actor_threads", "runtime.learner_threads"),
     *("runtime.buffers_per_actor", "runtime.reset_patience", "runtime.hang_seconds", "runtime.memory_limit"),

@@ -43,6 +43,18 @@ class StudyConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class TunedConfig(StudyConfig):
+    """The keys of the studies that choose the learning rate of each network, which is the one with the lowest validation cost.
+
+    Attributes:
+        tuning_seeds: Number of further seeds, from `seed` + 1000, on which learning rates are compared. The seeds of the study are then
+            trained with the chosen rates alone. 0 = the rates are compared on the seeds of the study.
+    """
+
+    tuning_seeds: int = number(0, least=0, most=1000)
+
+
+@dataclass(kw_only=True, slots=True)
 class SyntheticConfig(StudyConfig):
     """Fitting functions of two inputs.
 
@@ -72,7 +84,7 @@ class SyntheticConfig(StudyConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class RegressionConfig(StudyConfig):
+class RegressionConfig(TunedConfig):
     """Many tasks of one family, and new tasks from few samples.
 
     Attributes:
@@ -84,7 +96,7 @@ class RegressionConfig(StudyConfig):
         width: Width of the network with `mi`. The others have the width with the nearest number of parameters.
         hidden_layers: Hidden layers of every network.
         rank: Rank of `low_rank`.
-        steps: Training steps.
+        steps: Numbers of training steps. Each is a training of its own, with its own learning rates.
         samples: Samples of each task in a step.
         learning_rates: Each network is trained with every rate and reported with the rate of the least validation error.
         test_samples: Samples of each task for the measured error.
@@ -102,7 +114,7 @@ class RegressionConfig(StudyConfig):
     width: int = _count(24)
     hidden_layers: int = _count(2)
     rank: int = _count(8)
-    steps: int = _count(2000)
+    steps: list[int] = number([2000], least=1, most=_MOST)
     samples: int = _count(8)
     learning_rates: list[float] = number([0.003, 0.01], above=0, most=_MOST)
     test_samples: int = _count(64)
@@ -113,7 +125,7 @@ class RegressionConfig(StudyConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class NeuralProcessConfig(StudyConfig):
+class NeuralProcessConfig(TunedConfig):
     """Functions of a Gaussian process, from a few of their points.
 
     Attributes:
@@ -123,7 +135,7 @@ class NeuralProcessConfig(StudyConfig):
         width: Width of the decoder with `mi`. The others have the width with the nearest number of parameters.
         hidden_layers: Hidden layers of every decoder.
         rank: Rank of `low_rank`.
-        steps: Training steps.
+        steps: Numbers of training steps. Each is a training of its own, with its own learning rates.
         functions: Functions in each step.
         most_context: Largest number of context points in training, which draws from 1 to this.
         target_points: Further points of each function.
@@ -140,7 +152,7 @@ class NeuralProcessConfig(StudyConfig):
     width: int = _count(24)
     hidden_layers: int = _count(2)
     rank: int = _count(16)
-    steps: int = _count(4000)
+    steps: list[int] = number([4000], least=1, most=_MOST)
     functions: int = _count(16)
     most_context: int = _count(20)
     target_points: int = _count(20)
@@ -153,7 +165,7 @@ class NeuralProcessConfig(StudyConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class LanguageConfig(StudyConfig):
+class LanguageConfig(TunedConfig):
     """Language models, plain and multiplicative.
 
     Attributes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import NamedTuple
 
+from system.errors import InputError
+
 NONFINITE = "nonfinite"
 CAUSES = ("raised", "exited", "killed", "hung", "lost", "memory", "recycled", NONFINITE)
 """
@@ -26,6 +28,10 @@ class NotFiniteError(ArithmeticError):
     """Raised by `reset` or `step` of an environment if an observation is not finite and its array cannot hold NaN, as a picture of
     uint8. GymnasiumEngine then breaks the episode off. The message names what is not finite.
     """
+
+
+class NoContextError(InputError):
+    """A task shows no context of the group that was to be played, seen or unseen (envs/holdout.py)."""
 
 
 class Fault(NamedTuple):

@@ -11,10 +11,19 @@ ActionKind: TypeAlias = Literal["discrete", "multi_discrete", "continuous"]
 
 
 class Split(IntEnum):
-    """The half of the seed space from which episodes are drawn; the halves share no seed (envs/seeding.py)."""
+    """Which seeds and contexts episodes are drawn from (envs/seeding.py). Training shares no seed with the others.
+
+    UNSEEN is evaluation on the contexts that training leaves out (envs/holdout.py); only suites with `Suite.holdout` know it.
+    """
 
     TRAIN = 0
     EVALUATION = 1
+    UNSEEN = 3
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether contexts are those of training."""
+        return self != Split.UNSEEN
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,11 +21,17 @@ class EnvConfig:
         tasks: Names of tasks or presets of the suite, in the order of the task ids. A preset is replaced by its tasks.
         normalize_observation: Whether the agent normalises `vector` by the running moments of each task
             (agents/network/normalizer.py). Environments return it unchanged.
+        holdout: Names of contexts that training leaves out (envs/holdout.py). Each suite has its own names; most have none.
+        holdout_fraction: Share of the suite's pairs that training leaves out instead, drawn evenly from holdout_seed; 0 = none.
+        holdout_seed: Of that draw. It is part of the experiment, so it does not depend on the run's seed.
     """
 
     name: str
     tasks: list[str]
     normalize_observation: bool = False
+    holdout: list[str] = field(default_factory=list)
+    holdout_fraction: float = 0.0
+    holdout_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Suite:
             observation outside the observation space of its environment. None if environments have no such spaces.
         warnings: Spec -> one sentence with a fix for each task that cannot always be solved.
         engine_differences: Spec -> one sentence for each task that differs between the engines of the suite, or from the original.
+        holdout: Config -> the names of the contexts that training leaves out. None if the suite cannot leave any out.
     """
 
     config: type[EnvConfig]
@@ -67,6 +74,7 @@ class Suite:
     make_checked_engine: Callable[..., Engine] | None = None
     warnings: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
     engine_differences: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
+    holdout: Callable[[Any], tuple[str, ...]] | None = None
 
 
 def check_size(key: str, value: int, least: int, most: int) -> None:

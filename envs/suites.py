@@ -18,7 +18,7 @@ from envs.spec import EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite
 from envs.vector import MultitaskVectorEnv
 from envs.vizdoom.suite import VIZDOOM
-from system.errors import unknown_name
+from system.errors import InputError, unknown_name
 
 SUITES: dict[str, Suite] = {
     "babyai": BABYAI,
@@ -42,7 +42,26 @@ def get_suite(name: str) -> Suite:
 
 def make_spec(config: EnvConfig) -> EnvSpec:
     """Checks the config and describes its environments without starting any; raises InputError."""
+    held_out(config)
     return get_suite(config.name).make_spec(config)
+
+
+def held_out(config: EnvConfig) -> tuple[str, ...]:
+    """The names of the contexts that training leaves out; empty if it leaves none out. Raises InputError if the suite cannot."""
+    if not config.holdout and not config.holdout_fraction:
+        return ()
+    find = get_suite(config.name).holdout
+    if find is None:
+        given = (
+            f"env.holdout=[{','.join(config.holdout)}]"
+            if config.holdout
+            else f"env.holdout_fraction={config.holdout_fraction}"
+        )
+        raise InputError(
+            f"{given} needs a suite that chooses the contexts of its episodes, and env={config.name} does not: leave it out, or use "
+            "env=babyai, or env.tasks=[blend] of env=conditional."
+        )
+    return find(config)
 
 
 def settle(config: EnvConfig, spec: EnvSpec) -> Any:

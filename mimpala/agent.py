@@ -61,6 +61,8 @@ class Agent:
         self._saved, self.spec = saved, saved.env
         self.updates, self.frames = saved.updates, saved.frames
         self._network = network = saved.network(saved.env).to(resolve_device(device))
+        # Noise is a condition of an experiment, and the caller's contexts are meant as given.
+        network.context_encoder.noise = network.context_encoder.dropout = 0.0
         self._reads_instructions = network.context_encoder.reads_instruction
         self._needs_task = len(self.spec.tasks) > 1 and (
             network.context_encoder.reads_task or network.action_mask.needed or network.normalizer is not None

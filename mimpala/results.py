@@ -66,7 +66,8 @@ class Evaluation:
 
     @cached_property
     def figures(self) -> dict[str, Any]:
-        """evaluation.json: `tasks` and `aggregate` with mean, success and their intervals, `scores`, `provenance`, and perhaps `probes`."""
+        """evaluation.json: `tasks` and `aggregate` with mean, success and their intervals, `scores`, `provenance`, and perhaps `probes`
+        and `noise`."""
         return _read_object(self.path)
 
     @property

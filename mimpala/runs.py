@@ -4,8 +4,8 @@
     mimpala runs diff [--json] <run> <run> the keys in which two runs differ, and their figures
 
 A state is one of: running, finished, interrupted, paused, failed (ended by an error), stopped (its end is not recorded, as of a killed
-run), and damaged. Success, score and return are means over tasks, of the last 100 training episodes and of evaluation.json. Nothing that a
-run names is imported.
+run), and damaged (its configuration cannot be read). Success, score and return are means over tasks, of the last 100 training episodes
+and of evaluation.json. Nothing that a run names is imported.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ListedRun(NamedTuple):
     """What is known of a run without its checkpoints.
 
     Attributes:
-        problem: Why a damaged run cannot be read; empty for others.
+        problem: Why a damaged run, or its evaluation, cannot be read; empty for others.
         config: Dotted keys; empty for a damaged run.
         total_frames: At which training ends; None if unknown, as other missing numbers are.
         seconds, frames_per_second, parameters: Of result.json.
@@ -121,15 +121,18 @@ def find_runs(folders: Sequence[str]) -> Iterator[ListedRun]:
 
 def read_run(folder: Path) -> ListedRun | None:
     """The run in a folder; None if its configuration is of another program."""
-    path, problem = folder / CONFIG, ""
+    path, problem, damaged = folder / CONFIG, "", False
     config: dict[str, Any] = {}
     try:
         config = read_keys(folder)
         if not config:
             return None
+    except InputError as error:
+        problem, damaged = str(error), True
+    try:
         evaluation = _evaluated(read_evaluation(folder))
     except InputError as error:
-        problem, evaluation = str(error), None
+        problem, evaluation = problem or str(error), None
     step = newest_log_step(folder)
     log = folder / "metrics.jsonl"
     result = read_json(folder / RESULT) or {}
@@ -139,7 +142,7 @@ def read_run(folder: Path) -> ListedRun | None:
     numbers = {key: value for key, value in result.items() if FINITE.passes(value)}
     return ListedRun(
         folder=folder,
-        state="damaged" if problem else _state(folder, config, result),
+        state="damaged" if damaged else _state(folder, config, result),
         problem=problem,
         config=config,
         frames=step.frames,

@@ -18,7 +18,6 @@ if __name__ == "__main__":
     # The imports below take seconds.
     begin_program()
 
-import itertools
 import math
 from functools import partial
 
@@ -124,12 +123,8 @@ def check_result(settings: Settings, result: Result) -> None:
 def find(config: LanguageConfig, results: Results) -> Findings:
     """The table: the cost of the test text by network, each with its best learning rate."""
     corpus = load(config.corpus, config.level)
-    cells = itertools.product(config.networks, config.learning_rates)
-    best = report.best_rates(
-        config,
-        {cell: [results[*cell, seed] for seed in seeds_of(config)] for cell in cells},
-        lambda seeds: float(np.mean([min(result["validation"]) for result in seeds])),
-    )
+    cells = {values[:2] for values in results}
+    best = report.chosen_rates(config, {cell: [results[*cell, seed] for seed in seeds_of(config)] for cell in cells})
     rows, networks, sentences = [], [], []
     for network, (rate, seeds) in best.items():
         bits = report.over_seeds([result["bits"] for result in seeds])
@@ -225,6 +220,7 @@ STUDY = Study(
     order=lambda values: values[2],
     play=play,
     check_result=check_result,
+    validation=lambda result: min(result["validation"]),
     find=find,
 )
 

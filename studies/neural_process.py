@@ -34,7 +34,7 @@ from conf.studies_schema import NeuralProcessConfig
 from studies.data.gaussian_process import GaussianProcess
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
-from studies.harness.report import best_rates, excludes_zero, network_columns, over_seeds, panel
+from studies.harness.report import chosen_rates, convergence, excludes_zero, network_columns, over_seeds, panel
 from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, derived_seed, train
 from studies.models.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
 from system.plain_data import MEASURED, check_form
@@ -46,6 +46,8 @@ LEAST_DEVIATION = 0.05
 """Smallest standard deviation of the decoder, so that likelihoods stay finite. It is also the bound of `noise`."""
 POINTS = 16
 """Most points of a learning curve."""
+CONVERGED = 0.02
+"""A decoder has converged if it gains less than this over the training with the next fewer steps, in nats for each target point."""
 
 
 class NeuralProcess(nn.Module):
@@ -186,32 +188,44 @@ def check_result(settings: Settings, result: Result) -> None:
 
 def find(config: NeuralProcessConfig, results: Results) -> Findings:
     """The table: log-likelihoods by decoder and number of context points, each decoder with its best learning rate."""
-    best = best_rates(config, results, lambda result: -float(np.mean(result["validation"])))
+    budgets = sorted(config.steps)
+    trained = {steps: chosen_rates(config, results, steps) for steps in budgets}
+    # Figure, and the bounds of the process, are those of the longest training.
+    best = trained[budgets[-1]]
     estimates = {
-        network: {key: [over_seeds(values) for values in result[key]] for key in ("target", "context")}
-        for network, (_, result) in best.items()
+        (steps, network): {key: [over_seeds(values) for values in result[key]] for key in ("target", "context")}
+        for steps, chosen in trained.items()
+        for network, (_, result) in chosen.items()
     }
     exact = [over_seeds(values) for values in next(iter(best.values()))[1]["exact"]]
     sizes = config.context_sizes
     rows = [
         (
-            *network_columns(network, best[network][1], best[network][0]),
+            f"{steps:,}",
+            *network_columns(network, trained[steps][network][1], trained[steps][network][0]),
             *(with_interval(one, fixed(3)) for key in ("target", "context") for one in own[key]),
         )
-        for network, own in estimates.items()
+        for (steps, network), own in estimates.items()
     ]
-    rows.append((EXACT, *["-"] * 3, *(with_interval(one, fixed(3)) for one in exact), *["-"] * len(sizes)))
+    rows.append(("-", EXACT, *["-"] * 3, *(with_interval(one, fixed(3)) for one in exact), *["-"] * len(sizes)))
     labels = "context points", "log-likelihood for each point"
-    target, context = ([own[key] for own in estimates.values()] for key in ("target", "context"))
+    target, context = ([estimates[budgets[-1], network][key] for network in best] for key in ("target", "context"))
     bounds = [[over_seeds(values) for values in result["bounds"]] for _, result in best.values()]
     return Findings(
-        sentences=tuple(
-            _comparison(config, best["mi"][1], other, best[other][1])
-            for other in config.networks
-            if "mi" in best and other != "mi"
+        sentences=(
+            *(
+                _comparison(config, steps, chosen["mi"][1], other, chosen[other][1])
+                for steps, chosen in trained.items()
+                for other in config.networks
+                if "mi" in chosen and other != "mi"
+            ),
+            *(
+                convergence(f"{more:,} steps", fewer, _gains(trained[fewer], trained[more]), CONVERGED)
+                for fewer, more in itertools.pairwise(budgets)
+            ),
         ),
         head=(
-            *("decoder", "parameters", "width", "learning rate"),
+            *("steps", "decoder", "parameters", "width", "learning rate"),
             *(f"{kind}, {size} given" for kind in ("targets", "context") for size in sizes),
         ),
         rows=rows,
@@ -220,7 +234,7 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
             panel("Context points", sizes, context, labels, ("linear", "linear")),
             panel(
                 "Training",
-                curve_points(10, config.steps, POINTS),
+                curve_points(10, budgets[-1], POINTS),
                 bounds,
                 ("steps", "lower bound for each point"),
                 ("log", "linear"),
@@ -230,33 +244,44 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
         numbers={
             "context_sizes": sizes,
             "decoders": [
-                {"network": network, "learning_rate": rate}
+                {"steps": steps, "network": network, "learning_rate": rate}
                 | {key: result[key] for key in ("width", "parameters")}
-                | estimates[network]
-                for network, (rate, result) in best.items()
+                | estimates[steps, network]
+                for steps, chosen in trained.items()
+                for network, (rate, result) in chosen.items()
             ],
             "exact": exact,
         },
     )
 
 
-def _comparison(config: NeuralProcessConfig, mi: Result, other: str, result: Result) -> str:
+def _gains(before: dict[str, tuple[float, Result]], after: dict[str, tuple[float, Result]]) -> dict[str, list[float]]:
+    """By decoder, how much more likely a training makes target points than one with fewer steps, by seed; mean over context sizes."""
+    return {
+        name: np.subtract(result["target"], before[name][1]["target"]).mean(axis=0).tolist()
+        for name, (_, result) in after.items()
+    }
+
+
+def _comparison(config: NeuralProcessConfig, steps: int, mi: Result, other: str, result: Result) -> str:
     """The lead of `mi` over another decoder on target points. Seeds share their functions, so differences are taken by seed."""
     parts = []
     for size, ours, theirs in zip(config.context_sizes, mi["target"], result["target"], strict=True):
         lead = over_seeds([mine - its for mine, its in zip(ours, theirs, strict=True)])
         verdict = "a difference" if excludes_zero(lead) else "no difference is shown"
         parts.append(f"{with_interval(lead, fixed(3))} with {size} given ({verdict})")
-    return f"`mi` minus `{other}`, log-likelihood of target points: {', '.join(parts)}."
+    return f"{steps:,} steps: `mi` minus `{other}`, log-likelihood of target points: {', '.join(parts)}."
 
 
 STUDY = Study(
     name="neural_process",
     about=__doc__,
-    axes={"network": "networks", "learning_rate": "learning_rates"},
+    axes={"steps": "steps", "network": "networks", "learning_rate": "learning_rates"},
     choices={"networks": DECODERS},
     play=play,
     check_result=check_result,
+    # The bound is better the higher it is.
+    validation=lambda result: -float(np.mean(result["validation"])),
     find=find,
 )
 

@@ -37,6 +37,8 @@ from system.words import count
 
 POINTS = 24
 """Most points of a learning curve."""
+CONVERGED = 0.01
+"""A network has converged if its error is less than this below that of the training with the next fewer steps. Targets have variance 1."""
 
 
 class MultitaskPerceptron(nn.Module):
@@ -144,11 +146,9 @@ def check_result(settings: Settings, result: Result) -> None:
 
 def find(config: RegressionConfig, results: Results) -> Findings:
     """The table: errors after training and on new tasks, by problem and network, each with its best learning rate."""
-    problems = list(itertools.product(config.functions, config.x_sizes))
-    best = {
-        problem: report.best_rates(config, results, lambda result: float(np.mean(result["validation"])), *problem)
-        for problem in problems
-    }
+    budgets = sorted(config.steps)
+    problems = list(itertools.product(config.functions, config.x_sizes, budgets))
+    best = {problem: report.chosen_rates(config, results, *problem) for problem in problems}
     rows, numbers = [], []
     for problem, network in itertools.product(problems, config.networks):
         rate, result = best[problem][network]
@@ -156,16 +156,30 @@ def find(config: RegressionConfig, results: Results) -> Findings:
         texts = (with_interval(one, report.significant) for one in (error, *transfer))
         rows.append((_title(*problem), *report.network_columns(network, result, rate), *texts))
         numbers.append(
-            {"function": problem[0], "x_size": problem[1], "network": network, "learning_rate": rate}
+            {"function": problem[0], "x_size": problem[1], "steps": problem[2]}
+            | {"network": network, "learning_rate": rate}
             | {key: result[key] for key in ("width", "parameters", "own")}
             | {"error": error}
             | {"transfer": [{"shots": shots, "error": one} for shots, one in zip(config.shots, transfer, strict=True)]}
         )
     return Findings(
-        sentences=tuple(
-            _comparison(_title(*problem), best[problem]["concat"][1], best[problem]["mi"][1])
-            for problem in problems
-            if {"concat", "mi"} <= set(config.networks)
+        sentences=(
+            *(
+                _comparison(_title(*problem), best[problem]["concat"][1], best[problem]["mi"][1])
+                for problem in problems
+                if {"concat", "mi"} <= set(config.networks)
+            ),
+            *(
+                report.convergence(
+                    _title(function, size, more),
+                    fewer,
+                    _gains(best[function, size, fewer], best[function, size, more]),
+                    CONVERGED,
+                )
+                for function, size, (fewer, more) in itertools.product(
+                    config.functions, config.x_sizes, itertools.pairwise(budgets)
+                )
+            ),
         ),
         head=(
             *("tasks", *report.NETWORK_HEAD, "error"),
@@ -175,20 +189,26 @@ def find(config: RegressionConfig, results: Results) -> Findings:
         panels=[
             report.panel(
                 _title(*problem),
-                curve_points(1, config.steps, POINTS),
+                curve_points(1, problem[2], POINTS),
                 [[report.over_seeds_geometric(errors) for errors in own["curve"]] for _, own in best[problem].values()],
                 ("steps", "error"),
                 ("log", "log"),
             )
             for problem in problems
+            if problem[2] == budgets[-1]
         ],
         variants=config.networks,
         numbers={"networks": numbers},
     )
 
 
-def _title(function: str, x_size: int) -> str:
-    return f"{function}, x in R^{x_size}"
+def _title(function: str, x_size: int, steps: int) -> str:
+    return f"{function}, x in R^{x_size}, {count(steps, 'step')}"
+
+
+def _gains(before: dict[str, tuple[float, Result]], after: dict[str, tuple[float, Result]]) -> dict[str, list[float]]:
+    """By network, how much less error a training has than one with fewer steps, by seed."""
+    return {name: np.subtract(before[name][1]["test"], result["test"]).tolist() for name, (_, result) in after.items()}
 
 
 def _comparison(problem: str, concat: Result, mi: Result) -> str:
@@ -214,10 +234,17 @@ def _at_most_half(errors: list[float], others: list[float]) -> bool:
 STUDY = Study(
     name="regression",
     about=__doc__,
-    axes={"function": "functions", "x_size": "x_sizes", "network": "networks", "learning_rate": "learning_rates"},
+    axes={
+        "function": "functions",
+        "x_size": "x_sizes",
+        "steps": "steps",
+        "network": "networks",
+        "learning_rate": "learning_rates",
+    },
     choices={"functions": list(FAMILIES), "networks": PERCEPTRONS},
     play=play,
     check_result=check_result,
+    validation=lambda result: float(np.mean(result["validation"])),
     find=find,
 )
 

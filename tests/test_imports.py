@@ -87,6 +87,7 @@ FLOORS = (
     ("envs.gymnasium_adapter", "envs.dm_env_adapter"),
     ("envs.engines",),
     ("envs.suite", "envs.vector"),
+    ("envs.holdout",),
     tuple(
         f"envs.{name}"
         for name in (

@@ -7,6 +7,7 @@ from ablation.analysis.intervals import CONFIDENCE, RESAMPLES
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.scaling import scaling
 from ablation.analysis.sentences import sentences
+from ablation.analysis.tuning import describe_tuning, summarize
 
 RESAMPLED = (
     f"{CONFIDENCE:.0%} intervals, for other seeds on the same tasks. Whole runs were left out one by one (jackknife; for the IQM, "
@@ -25,6 +26,7 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
     comparisons = statistics.compare(means, statistics.difference_range(results.measure), results.groups)
     over_size = scaling(results, means, comparisons)
     speeds = statistics.compare(efficiency.speeds(results))
+    tuning = summarize(results.choices)
     paces = {name: statistics.compare(runs) for name, runs in efficiency.comparable_paces(results, threshold).items()}
     return Analysis(
         aggregates=statistics.aggregates(results),
@@ -41,5 +43,9 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
         resampled=RESAMPLED,
         comparisons=comparisons,
         scaling=over_size,
-        sentences=tuple(sentences(results, means, comparisons, probes, speeds, over_size)),
+        sentences=(
+            *sentences(results, means, comparisons, probes, speeds, over_size),
+            *describe_tuning(results, tuning),
+        ),
+        tuning=tuning,
     )

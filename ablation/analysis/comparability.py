@@ -21,7 +21,7 @@ class Configs(NamedTuple):
     Attributes:
         different: Keys in which variants differ, with the value of each variant, or all values if its runs differ.
         shared: Keys with the same value in all runs.
-        within: Keys in which runs of one variant differ.
+        within: Keys in which runs of one variant differ, other than tuned ones.
     """
 
     different: Mapping[str, Mapping[str, str]]
@@ -34,12 +34,13 @@ def configs(results: Results) -> Configs:
     different: dict[str, dict[str, str]] = {}
     shared: dict[str, str] = {}
     within = []
+    tuned = {key for choice in results.choices for run in choice.runs for key in run.values}
     for key in sorted({key for run in results.runs for key in run.config} - _KEYS_OF_ONE_RUN):
         values = {
             variant: _distinct(format_value(run.config.get(key, "")) for run in results.of(variant))
             for variant in results.variants
         }
-        if any(len(found) > 1 for found in values.values()):
+        if any(len(found) > 1 for found in values.values()) and key.removesuffix(".name") not in tuned:
             within.append(key)
         texts = {variant: " | ".join(found) for variant, found in values.items()}
         if len({text for found in values.values() for text in found}) > 1:

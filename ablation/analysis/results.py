@@ -100,6 +100,34 @@ class Problem(NamedTuple):
     reason: str
 
 
+class TuningRun(NamedTuple):
+    """One tuning run with these values of the tuned keys: the mean over tasks of the measure, or None and the reason why there is none."""
+
+    run: str
+    seed: int
+    values: Mapping[str, Any]
+    value: float | None
+    frames: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """Values of the tuned keys for the runs of a variant, and the tuning runs that they were chosen from.
+
+    Attributes:
+        seed: Of the one run that the choice is for; None: it is for all runs of the variant.
+        measure: Name of the measure that decided.
+        chosen: None if no tuning run counts.
+    """
+
+    variant: str
+    seed: int | None
+    measure: str
+    chosen: Mapping[str, Any] | None
+    runs: tuple[TuningRun, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Results:
     """All runs of an ablation.
@@ -110,6 +138,7 @@ class Results:
         runs: In the order of variants and seeds.
         problems: Runs that are missing, unfinished, repeated or not comparable, with the reason.
         command: That made the grid; empty if unknown.
+        choices: Of a tuned grid.
     """
 
     suite: str
@@ -119,6 +148,7 @@ class Results:
     runs: tuple[Run, ...]
     problems: tuple[Problem, ...] = ()
     command: str = ""
+    choices: tuple[Choice, ...] = ()
 
     @property
     def widths(self) -> tuple[float, ...]:
@@ -259,6 +289,42 @@ class Scaling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Combination:
+    """Values of the tuned keys in all tuning runs of a variant.
+
+    Attributes:
+        runs: Those that count.
+        mean: Over them; NaN without one.
+        chosen: Number of choices that took these values.
+    """
+
+    values: Mapping[str, Any]
+    runs: tuple[TuningRun, ...]
+    mean: float
+    chosen: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """How a variant was tuned.
+
+    Attributes:
+        choices: Number of them; for each run one, or one for all.
+        combinations: In the order in which the values were given.
+        spread: Of their means, highest minus lowest: the sensitivity to the values. NaN if fewer than two have a mean.
+        failed: Tuning runs that do not count.
+        frames: Of all tuning runs.
+    """
+
+    measure: str
+    choices: int
+    combinations: tuple[Combination, ...]
+    spread: float
+    failed: tuple[TuningRun, ...]
+    frames: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
     """Statistics of `Results`. Mappings have the variant as first key, in the order of `Results.variants`.
 
@@ -275,6 +341,7 @@ class Analysis:
         comparisons: Of every pair by the mean over tasks, with several widths of every pair of the same width.
         sentences: What the runs support, the main one first.
         scaling: Curves over size; None without the axis `widths`.
+        tuning: Of a tuned grid (ablation/analysis/tuning.py).
     """
 
     aggregates: Mapping[str, Mapping[str, Estimate]]
@@ -292,3 +359,4 @@ class Analysis:
     comparisons: tuple[Comparison, ...]
     sentences: tuple[str, ...]
     scaling: Scaling | None = None
+    tuning: Mapping[str, Tuning] = field(default_factory=dict)

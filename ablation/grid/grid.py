@@ -43,18 +43,18 @@ from envs.suites import make_spec, settle
 from system.errors import InputError
 from system.files import read_json, write_json, write_whole
 
-_LOG_STEPS = 100
+LOG_STEPS = 100
 """Points of a learning curve if `log_frames` is not set."""
 
 CLUSTER = "cluster"
 """The runtime of a grid whose runs are distributed over machines."""
 
 _LIST_KEYS = ("fusions", "widths", "seeds", "folders")
-_GRID_KEYS = {field.name for field in dataclasses.fields(AblateConfig)} - {
+GRID_KEYS = {field.name for field in dataclasses.fields(AblateConfig)} - {
     field.name for field in dataclasses.fields(TrainConfig)
 }
-_NOT_AXES = HOUSEKEEPING_KEYS | {"log_frames"}
-_NOT_COMPARED = _NOT_AXES | {"seed", "match_params", "match"}
+NOT_AXES = HOUSEKEEPING_KEYS | {"log_frames"}
+_NOT_COMPARED = NOT_AXES | {"seed", "match_params", "match"}
 """Keys that do not distinguish variants: two cells that differ in them only train the same agent in the same way."""
 
 
@@ -129,7 +129,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
 
 def for_shared_machine(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
     """The configuration of a run beside others: resumable, without a display, and with curve points at the same frames."""
-    log_frames = train.log_frames or max(1, train.total_frames // _LOG_STEPS)
+    log_frames = train.log_frames or max(1, train.total_frames // LOG_STEPS)
     return dataclasses.replace(train, seed=seed, run=str(run), resume=True, display=False, log_frames=log_frames)
 
 
@@ -160,11 +160,11 @@ def normalize_axes(config: AblateConfig, single: list[str], axes: dict[str, list
         given = f"{key}={','.join(values)}"
         if key in _LIST_KEYS:
             raise InputError(f"{given} is not a list: give {key}=[{','.join(values)}].")
-        if key in _GRID_KEYS:
+        if key in GRID_KEYS:
             raise InputError(
                 f"{given} is a key of the whole grid and cannot be an axis: give it one value, or start two grids."
             )
-        if key in _NOT_AXES:
+        if key in NOT_AXES:
             raise InputError(
                 f"{given} is not an axis, because it does not change the agent or its tasks: give it one value."
             )

@@ -2,7 +2,7 @@
 
 It is a self-contained HTML page, Markdown, figures, CSV and JSON:
 
-    report.html  report.md  analysis.json  figures/<name>.png  data/<name>.csv
+    report.html  report.md  analysis.json  figures/<name>.png  data/<name>.csv  data/{rliable,marl_eval}.json
 
 It contains no date. Equal results and analyses give equal bytes.
 """
@@ -31,7 +31,9 @@ from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
 from ablation.report.drawing import DARK, LIGHT, Hover
+from ablation.report.exchange import marl_eval_scores, rliable_scores
 from ablation.report.tables import curve_data, make_tables
+from ablation.report.tuning_tables import tuning_tables
 from system.files import check_links, finite_or_null, write_whole
 from system.words import shorten
 
@@ -68,7 +70,7 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     cautions = tuple(comparability.cautions(results, found))
     charts = figures.make_charts(results, analysis)
     sheets = _draw(charts, results)
-    tables = make_tables(results, analysis, found)
+    tables = make_tables(results, analysis, found) | tuning_tables(results, analysis)
     content = {
         "results": results,
         "analysis": analysis,
@@ -87,6 +89,8 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         JSON: json.dumps(to_json(results, analysis, found, cautions), indent=2, allow_nan=False) + "\n",
         **_pictures(sheets),
         **{f"{DATA}/{table.data.name}.csv": table.data.csv for table in tables.values()},
+        f"{DATA}/rliable.json": json.dumps(rliable_scores(results), allow_nan=False) + "\n",
+        f"{DATA}/marl_eval.json": json.dumps(marl_eval_scores(results), allow_nan=False) + "\n",
     }
     return _write(folder, files)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -48,10 +49,12 @@ class Actor:
         seed: Of this actor's sampled actions (run seed, actor index). It is combined with the number of the unroll, so a resumed run
             repeats no random numbers.
         unrolls: Number of unrolls before this actor was started (after a resume).
+        context_seeds: Whether trajectories and inputs of the policy have the key `context_seed`, a function of `seed`, slot and episode.
 
     Attributes:
         env_seconds, inference_seconds: Time that the last unroll spent in the environment and in the policy.
         first_episodes: Number of each slot's first episode, [slots].
+        context_seeds: As given.
         faults: Environments that were restarted or whose episode was broken off during the last unroll
             (`MultitaskVectorEnv.take_faults`).
     """
@@ -64,6 +67,7 @@ class Actor:
         *,
         seed: tuple[int, ...],
         unrolls: int = 0,
+        context_seeds: bool = False,
     ) -> None:
         self.env = env
         self.policy = policy
@@ -83,6 +87,10 @@ class Actor:
             "last_reward": torch.zeros(slots),
         }
         self.first_episodes = info["episode"].copy()
+        self.context_seeds = context_seeds
+        self._seeds, self._seeded = np.zeros(slots, np.int32), np.full(slots, -1, np.int64)
+        if context_seeds:
+            self._current["context_seed"] = torch.from_numpy(self._draw_seeds(info["episode"]).copy())
         self.attach_heartbeat(Heartbeat(allocate(heartbeat_spec(slots))))
         self._no_action = actions.no_action(1).numpy()[0]
         self._ended = np.zeros(slots, bool)
@@ -138,11 +146,21 @@ class Actor:
                 arrays[key][t] = info[key]
             for key in self._copied:
                 arrays[key][t + 1] = observation[key]
+            if self.context_seeds:
+                arrays["context_seed"][t + 1] = self._draw_seeds(info["episode"])
             self.heartbeat.beat(info["episode"], observation["task"])
         arrays["episode"][:] = info["episode"]
         self._current = {key: rows[length].clone() for key, rows in inputs.items()}
         self.env_seconds, self.inference_seconds = env_seconds, inference_seconds
         self.faults = self.env.take_faults()
+
+    def _draw_seeds(self, episodes: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The context seed of each slot's episode, [slots]; valid until the next call."""
+        for slot in np.flatnonzero(episodes != self._seeded).tolist():
+            word = int(np.random.SeedSequence((*self.seed, slot, int(episodes[slot]))).generate_state(1)[0])
+            self._seeds[slot] = word >> 1 | 1
+        self._seeded = episodes.copy()
+        return self._seeds
 
     def state_dict(self) -> dict[str, Any] | None:
         """The state between two unrolls as tensors and plain data, from which `load_state_dict` resumes exactly.

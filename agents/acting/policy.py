@@ -29,12 +29,14 @@ from agents.network.context import Contexts
 _NOISE_STEPS = 16
 # Cached contexts per slot: the current one, and one more for contexts that come back.
 _CONTEXTS_PER_SLOT = 2
+# Inputs that the network sees only as modulations.
+_CONTEXT_KEYS = ("instruction", "context_seed")
 
 Slots: TypeAlias = "slice | NDArray[np.int64]"
 """Indices of slots."""
 ALL_SLOTS = slice(None)
 ContextRows: TypeAlias = "NDArray[np.int32]"
-"""[..., C]: contexts as the numbers that the agent reads (`ContextEncoder.context_rows`)."""
+"""[..., C]: contexts as the numbers that the agent reads (`ContextEncoder.context_rows`), in a `ModulationCache` with their seeds."""
 
 
 ContextOverride: TypeAlias = "Callable[[ContextRows, NDArray[np.bool_]], ContextRows]"
@@ -113,13 +115,15 @@ class Policy:
         contexts = context_rows(self.network, inputs)
         if self.context_override is not None:
             contexts = self.context_override(contexts, inputs["reset"].numpy())
+        if "context_seed" in inputs:
+            contexts = self.network.context_encoder.add_seeds(contexts, inputs["context_seed"].numpy())
         segments, modulations = self.cache.look_up(contexts, slots)
         if self._step is not None:
-            observed = {key: value for key, value in inputs.items() if key != "instruction"}
+            observed = {key: value for key, value in inputs.items() if key not in _CONTEXT_KEYS}
             # The indices of the slots, which `slots` may give as a slice.
             rows = torch.from_numpy(np.arange(len(self.core_state))[slots])
             return self._step(observed, rows, self.core_state, modulations, segments)
-        step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
+        step = {key: value.unsqueeze(0) for key, value in inputs.items() if key not in _CONTEXT_KEYS}
         output = self._acting.unroll(step, self.core_state[slots], modulations, segments, values=False)
         self.core_state[slots] = output.core_state
         return self.network.actions.parameters(output.policy_logits[0])
@@ -246,7 +250,7 @@ class ModulationCache:
         assert self._rows is not None
         rows = np.frombuffer(b"".join([*self._known][first:]), self._rows.dtype).reshape(end - first, -1)
         contexts = self._network.context_encoder.contexts_from_rows(rows)
-        contexts = Contexts(**send(contexts._asdict(), next(self._network.parameters()).device))
+        contexts = Contexts(**send(contexts.tensors(), next(self._network.parameters()).device))
         self._network.context_encoder.refuse_unseen(contexts)
         for site, parts in self._network.condition(contexts).items():
             if site not in self.stored:

@@ -118,8 +118,9 @@ def task_table(
     *,
     title: str = "",
     height: int = 0,
+    heading: str = "task",
 ) -> FittedTable:
-    """One row per task, then `totals` in bold. A key that a row lacks leaves its cell empty; None is shown as `-`."""
+    """One row per task, or per `heading`, then `totals` in bold. A key that a row lacks leaves its cell empty; None is shown as `-`."""
     listed, bold = (
         [
             Row(name, [_cell(row[key], form) if key in row else "" for _, key, form in columns], style)
@@ -127,7 +128,7 @@ def task_table(
         ]
         for style, named in (("", rows), ("bold", totals))
     )
-    return FittedTable(["task", *(heading for heading, _, _ in columns)], listed, bold, title=title, height=height)
+    return FittedTable([heading, *(column for column, _, _ in columns)], listed, bold, title=title, height=height)
 
 
 def _cell(value: Any, form: str) -> str:

@@ -70,6 +70,8 @@ def train_shard(group: Group) -> None:
     network = builder.build_network(config, env).to(plan.device)
     learner = builder.build_learner(config, env, network, plan, reduce=group.reduce)
     learner.load_state_dict(initial["learner"])
+    # Only the leader logs.
+    learner.diagnostics = None
     group.sum_on(learner.device)
     positions = shard(StreamPositions(**initial["positions"]), group.rank, group.size)
     records: list[dict[str, Any]] = []

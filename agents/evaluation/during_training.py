@@ -141,10 +141,12 @@ class Evaluations:
         episodes = session.config.evaluate_episodes
         row: dict[str, Any] = {"updates": running.updates, "frames": running.frames}
         row |= {"seconds": time.monotonic() - running.started, "episodes": episodes, "measure": measure, "value": value}
-        self._record(row | {key: content[key] for key in ("tasks", "aggregate", "scores")})
+        self._record(row | {key: content[key] for key in ("tasks", "aggregate", "scores", "unseen") if key in content})
         session.track_evaluation(running.frames, evaluation_values(content))
         is_best = session.consider_best(running.updates, Performance(measure, value, episodes))
-        shown = f"{value:.1%}" if measure == "success" else f"{value:.3f}"
+        shown = _shown(measure, value)
+        if unseen := content.get("unseen", {}).get("aggregate"):
+            shown += f" ({_shown(measure, unseen['success' if measure == 'success' else 'mean'])} on contexts that training leaves out)"
         best = ", the best so far" if is_best else ""
         session.say(
             f"evaluation at {count(running.frames, 'frame')}: mean {measure} {shown} of {count(episodes, 'episode')} per task{best}"
@@ -183,6 +185,10 @@ class Evaluations:
         return max((row["frames"] for row in rows), default=0)
 
 
+def _shown(measure: str, value: float) -> str:
+    return f"{value:.1%}" if measure == "success" else f"{value:.3f}"
+
+
 def _row(line: str) -> dict[str, Any] | None:
     """The object of a line; None if it is damaged."""
     try:
@@ -197,13 +203,16 @@ def play_checkpoint(connection: Connection, path: str, episodes: int, allowed: S
     """Main function of the process: plays a checkpoint and sends the content of evaluation.json, without the single episodes."""
     from agents.evaluation.episodes import evaluation_spec, load_agent, play, quotas
     from agents.evaluation.report import report
+    from agents.evaluation.unseen import play_unseen, plays_unseen, unseen_report
     from conf.schema import EvaluateConfig
 
     agent = load_agent(Path(path), allowed)
     spec, config = evaluation_spec(agent, (), ""), EvaluateConfig(run=path, episodes=episodes)
     played = {task: play(agent, spec, task, config, lambda: None) for task in spec.tasks}
     content = report(agent, spec, config, len(quotas(episodes, config.slots)), played)
-    for row in content["tasks"].values():
+    if plays_unseen(agent, config):
+        content["unseen"] = unseen_report(agent, played, play_unseen(agent, spec, config, lambda: None))
+    for row in [*content["tasks"].values(), *content.get("unseen", {}).get("tasks", {}).values()]:
         for key in ("seeds", "returns", "lengths", "successes"):
             del row[key]
     connection.send(content)

@@ -26,7 +26,12 @@ def settings_of(content: Any) -> dict[str, Any] | None:
         found = {key: played.get(key) for key in ("sha256", "engine", "slots")}
         episodes = played.get("episodes", max(row["episodes"] for row in tasks.values()))
         found |= {"episodes": episodes, "seed": played["seed"], "greedy": played["greedy"]}
-        found |= {"tasks": list(tasks), "probes": list(content.get("probes", {}))}
+        found |= {
+            "tasks": list(tasks),
+            "probes": list(content.get("probes", {})),
+            "contexts": played.get("contexts", "both"),
+        }
+        found |= {"noise": list(content["noise"])} if "noise" in content else {}
         sound = _is_count(episodes) and _is_count(played["seed"]) and type(played["greedy"]) is bool
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -35,7 +35,7 @@ from agents.trajectory import Trajectory, allocate, trajectory_spec
 from conf.allowlist import check_external_names, external_names
 from conf.loading import train_from_dict
 from conf.schema import EvaluateConfig, TrainConfig
-from envs.faults import Fault
+from envs.faults import Fault, NoContextError
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from envs.spec_changes import interface_changes, listed, other_versions
@@ -217,17 +217,24 @@ def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
     return env, task_id
 
 
-def make_task_env(agent: SavedAgent, spec: EnvSpec, task: str, slots: int, seed: int) -> MultitaskVectorEnv:
+def split_of(config: EvaluateConfig) -> Split:
+    """The split that an evaluation plays. With `contexts=both` that is the one of the seen contexts (agents/evaluation/unseen.py)."""
+    return Split.UNSEEN if config.contexts == "unseen" else Split.EVALUATION
+
+
+def make_task_env(
+    agent: SavedAgent, spec: EnvSpec, task: str, slots: int, seed: int, split: Split = Split.EVALUATION
+) -> MultitaskVectorEnv:
     """`slots` evaluation environments of one task, independent of the other tasks of `spec`."""
     env, task_id = seat(agent, spec, task)
     settings = dataclasses.replace(agent.config.env, tasks=list(env.tasks))
     places = [Slot(task=task_id, index=index) for index in range(slots)]
-    return make_env(settings, env, places, seed, Split.EVALUATION)
+    return make_env(settings, env, places, seed, split)
 
 
-def stream(seed: int, task: str) -> tuple[int, ...]:
+def stream(seed: int, task: str, split: Split = Split.EVALUATION) -> tuple[int, ...]:
     """The seed of one task's random numbers. It depends on the task's name, not on the other tasks."""
-    return seed, int(Split.EVALUATION), zlib.crc32(task.encode())
+    return seed, int(split), zlib.crc32(task.encode())
 
 
 def make_actor(
@@ -239,12 +246,17 @@ def make_actor(
     prepare: PreparePolicy | None = None,
 ) -> Actor:
     """An actor as in training, in `slots` evaluation environments of one task. `prepare` may change the policy, as probes do."""
-    vector_env = make_task_env(agent, spec, task, slots, config.seed)
+    split = split_of(config)
+    vector_env = make_task_env(agent, spec, task, slots, config.seed, split)
     network = agent.network(seat(agent, spec, task)[0]).to(resolve_device(config.device))
+    # The noise belongs to what the agent is told, and stays. Dropout is a means of training.
+    network.context_encoder.dropout = 0.0
     policy = Policy(network, slots, greedy=config.greedy, graphs=True)
     if prepare is not None:
         prepare(policy)
-    return Actor(vector_env, policy, action_distribution(agent.env), seed=stream(config.seed, task))
+    seeds = network.context_encoder.reads_seeds
+    actions = action_distribution(agent.env)
+    return Actor(vector_env, policy, actions, seed=stream(config.seed, task, split), context_seeds=seeds)
 
 
 def quotas(episodes: int, slots: int) -> list[int]:
@@ -268,19 +280,23 @@ def play(
     `prepare` as in `make_actor`, `warn` with a sentence about instructions that the agent cannot read.
 
     Raises StoppedError if an episode does not end, an environment fails, or a slot's episodes are broken off one after the other.
+    NoContextError if the task shows no context of the group `config.contexts`.
     """
     tally = _Tally(agent, spec, task, config)
     try:
         with contextlib.closing(make_actor(agent, spec, task, len(tally.quota), config, prepare)) as actor:
             tally.start(actor.first_episodes)
             state_size = actor.policy.core_state.shape[1]
-            trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(tally.quota), state_size))
+            slots, seeds = len(tally.quota), actor.context_seeds
+            trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, slots, state_size, context_seeds=seeds))
             unknown = UnknownInstructions(agent.config.env, seat(agent, spec, task)[0])
             while not tally.is_complete:
                 actor.unroll(trajectory)
                 for sentence in unknown.find_new(trajectory):
                     warn(sentence)
                 tally.add(trajectory, actor.faults, advance)
+    except NoContextError as error:
+        raise NoContextError(str(error).replace("env.tasks", "tasks")) from error
     except InputError as error:
         raise StoppedError(str(error).replace("env.tasks", "tasks"), tally.episodes()) from error
     return tally.episodes()
@@ -291,7 +307,7 @@ class _Tally:
 
     def __init__(self, agent: SavedAgent, spec: EnvSpec, task: str, config: EvaluateConfig) -> None:
         self.quota = np.array(quotas(config.episodes, config.slots))
-        self._spec, self._task, self._seed = spec, task, config.seed
+        self._spec, self._task, self._seed, self._split = spec, task, config.seed, split_of(config)
         # Steps after which an episode counts as endless. A suite's limit in frames bounds its steps.
         self._limit = config.max_steps or max(MAX_STEPS, getattr(agent.config.env, "max_episode_frames", 0))
         self._played: list[list[Episode]] = [[] for _ in self.quota]
@@ -331,7 +347,7 @@ class _Tally:
                 raise self._endless()
             number = int(self._number[slot]) - 1
             is_seeded = number == 0 or self._spec.engine not in SEEDED_ONCE
-            seed = episode_seed(self._seed, Split.EVALUATION, self._task, int(slot), number) if is_seeded else None
+            seed = episode_seed(self._seed, self._split, self._task, int(slot), number) if is_seeded else None
             outcome = float(returns[t, slot]), int(lengths[t, slot]), float(successes[t, slot])
             self._played[slot].append(Episode(seed, *outcome))
             self._counted[slot] += 1

@@ -18,17 +18,18 @@ from agents.evaluation.episodes import (
     make_task_env,
     quotas,
     seat,
+    split_of,
     stream,
 )
 from agents.evaluation.intervals import METHOD, interval
-from agents.evaluation.probes import ALL, Record, Shuffle, Swap, all_probes, derangement, zero
+from agents.evaluation.probes import ALL, Record, Shuffle, Swap, add_noise, all_probes, derangement, zero
 from agents.evaluation.report import Played, Scores, is_known, mean, outcomes, results, return_ranges
-from agents.evaluation.task_similarity import draw, similarities, write
+from agents.evaluation.task_similarity import FILE, draw, similarities, write
 from agents.network.context import ContextEncoder
 from agents.setup.plugins import PROBES
 from agents.setup.preflight import MAX_SLOTS
 from conf.schema import EvaluateConfig
-from envs.spec import EnvSpec
+from envs.spec import EnvSpec, Split
 from system.errors import InputError
 
 # Separates the random numbers of swaps from those of the sampled actions, which share `stream`.
@@ -40,14 +41,23 @@ class Probing:
 
     Attributes:
         names: Of the probes, in the order of PROBES. Empty without `probe=`.
+        levels: The levels of `noise=` in increasing order, by their names.
         contexts: [P, C] for each trained or evaluated task: the contexts of its slots at the start of an episode. Empty without probes.
     """
 
     def __init__(self, agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig) -> None:
         self.names = tuple(name for name in all_probes() if config.probe in (name, ALL))
+        self.levels = {f"noise={level:g}": level for level in sorted(config.noise)}
         self.encoder = agent.network(agent.env).context_encoder
+        # The contexts themselves are compared.
+        self.encoder.noise = self.encoder.dropout = 0.0
         tasks = dict.fromkeys((*agent.env.tasks, *spec.tasks)) if self.names else ()
-        self.contexts = {task: first_contexts(agent, spec, task, config.seed, self.encoder) for task in tasks}
+        self._split = split_of(config)
+        # A task that is not played may have no context of the group that is played.
+        splits = {task: self._split if task in spec.tasks else Split.EVALUATION for task in tasks}
+        self.contexts = {
+            task: first_contexts(agent, spec, task, config.seed, self.encoder, split) for task, split in splits.items()
+        }
         self._trained = agent.env.tasks
         self._seed = config.seed
         self._records = {task: Record() for task in spec.tasks}
@@ -61,13 +71,15 @@ class Probing:
         return partial(_override_context, self._records[task]) if self.names else None
 
     def prepare(self, name: str, task: str) -> PreparePolicy:
-        """For `play` under the probe `name`."""
+        """For `play` under the probe or the noise `name`."""
+        if name in self.levels:
+            return partial(add_noise, self.levels[name])
         if name == "zero":
             return zero
         if name == "shuffle":
             return partial(_override_context, Shuffle(self._sources[task]))
         make = PROBES[name].make if name in PROBES else Swap
-        seed = (*stream(self._seed, task), _SWAPS)
+        seed = (*stream(self._seed, task, self._split), _SWAPS)
         return partial(_override_context, make(self._others(task), self.encoder.instruction_columns, seed))
 
     def write_similarity(self, folder: Path) -> list[Path]:
@@ -75,7 +87,7 @@ class Probing:
         if not self.names or len(self._trained) < 2:
             return []
         matrices = similarities(self.encoder, {task: self.contexts[task] for task in self._trained})
-        return [write(draw(matrices, self._trained), folder)] if matrices else []
+        return [write(draw(matrices, self._trained), folder / FILE)] if matrices else []
 
     def _others(self, task: str) -> ContextRows:
         """The contexts of the other trained tasks; for an agent of one task, the contexts of that task."""
@@ -115,11 +127,13 @@ def without_context(agent: SavedAgent) -> str | None:
     return None
 
 
-def first_contexts(agent: SavedAgent, spec: EnvSpec, task: str, seed: int, encoder: ContextEncoder) -> ContextRows:
+def first_contexts(
+    agent: SavedAgent, spec: EnvSpec, task: str, seed: int, encoder: ContextEncoder, split: Split
+) -> ContextRows:
     """Contexts of a task at the start of episodes, [P, C]: a sample of MAX_SLOTS if the agent reads instructions, else one."""
     if not encoder.reads_instruction:
         return encoder.context_rows(np.array([seat(agent, spec, task)[1]], np.int32), None)
-    env = make_task_env(agent, spec, task, MAX_SLOTS, seed)
+    env = make_task_env(agent, spec, task, MAX_SLOTS, seed, split)
     try:
         observation, _ = env.reset()
         return np.array(encoder.context_rows(observation["task"], observation["instruction"]))
@@ -135,13 +149,20 @@ def probe_report(
     agent: SavedAgent, played: Mapping[str, Episodes], probed: Mapping[str, Mapping[str, Episodes]]
 ) -> dict[str, Any]:
     """The section `probes` of evaluation.json: for each probe the results of its episodes, and the drop relative to `played`."""
+    sections = comparison(agent, played, probed)
+    return {name: {"told": all_probes()[name], **section} for name, section in sections.items()}
+
+
+def comparison(
+    agent: SavedAgent, played: Mapping[str, Episodes], probed: Mapping[str, Mapping[str, Episodes]]
+) -> dict[str, dict[str, Any]]:
+    """For each name in `probed` the results of its episodes, and the drop relative to `played`."""
     note = without_context(agent)
     compare = partial(drop, scores=agent.env.scores, certain=note is not None)
     section = {}
     for name, episodes in probed.items():
         tasks, aggregate = results(agent, episodes)
         section[name] = {
-            "told": all_probes()[name],
             "note": note,
             "interval": f"{METHOD}; of a drop: of the difference of two independent samples",
             "tasks": {task: row | compare({task: played[task]}, {task: episodes[task]}) for task, row in tasks.items()},

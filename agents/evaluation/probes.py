@@ -100,6 +100,13 @@ def zero(policy: Policy) -> None:
     policy.weights_changed()
 
 
+def add_noise(level: float, policy: Policy) -> None:
+    """Gives the encoded contexts of `policy` this noise (ContextEncoder.noise), in place of that of its training. As `zero`, in full
+    precision only."""
+    policy.network.context_encoder.noise = level
+    policy.weights_changed()
+
+
 PROBES = {
     "swap": "each slot gets the context of a slot of another task",
     "shuffle": "each slot gets the context that another slot had at the same step",

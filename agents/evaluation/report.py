@@ -20,6 +20,7 @@ from agents.storage.checkpoint import CHECKPOINTS, list_checkpoints
 from conf.schema import EvaluateConfig
 from envs.scores import AGGREGATES, normalised, normalising_scores
 from envs.spec import EnvSpec, Score
+from envs.suites import held_out
 from system.errors import InputError
 from system.files import read_json, write_json
 
@@ -149,7 +150,10 @@ def report(
             "greedy": config.greedy,
             "seed": config.seed,
             "episodes": config.episodes,
+            # Without contexts that training left out there is one group.
+            **({"contexts": config.contexts} if held_out(agent.config.env) else {}),
             "slots": slots,
+            **({"context_noise": agent.config.context.noise} if agent.config.context.noise else {}),
             "interval": METHOD,
             "versions": dict(versions()),
         },

@@ -25,6 +25,8 @@ _PROBE: Columns = (
     ("drop", "success_drop", ".1%"),
     ("95% interval", "success_drop_interval", ".1%"),
 )
+_NOISE: Columns = (("SNR in dB", "snr", ".1f"), *_RESULTS[1:-1])
+_UNSEEN: Columns = (*_RESULTS[:-1], ("drop", "success_drop", ".1%"), ("95% interval", "success_drop_interval", ".1%"))
 _AGGREGATES = {"mean": "mean", "median": "median", "mean_capped": "mean, every task capped at 100 before"}
 
 
@@ -33,8 +35,10 @@ def result_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
     return [
         task_table(_RESULTS, content["tasks"], _mean_row(content["aggregate"])),
         *unknown_intervals(content),
+        *_unseen_tables(content),
         *score_tables(content),
         *_probe_tables(content),
+        *_noise_tables(content),
     ]
 
 
@@ -54,14 +58,37 @@ def score_tables(content: Mapping[str, Any]) -> list[FittedTable]:
     return [task_table(_SCORES, section["tasks"], totals, title="normalised scores")]
 
 
+def _unseen_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
+    section = content.get("unseen")
+    if not section:
+        return []
+    title, without = "contexts that training left out", section["without"]
+    table = (
+        [task_table(_UNSEEN, section["tasks"], _mean_row(section["aggregate"]), title=title)]
+        if "tasks" in section
+        else []
+    )
+    missing = [f"No episode of {', '.join(without)} has one of the {title}."] if without else []
+    return [*table, *missing]
+
+
 def _probe_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
     sections = content.get("probes", {})
-    notes = dict.fromkeys(section["note"] for section in sections.values() if section["note"])
+    everything = (*sections.values(), *content.get("noise", {}).values())
+    notes = dict.fromkeys(section["note"] for section in everything if section["note"])
     tables = [
         task_table(_PROBE, section["tasks"], _mean_row(section["aggregate"]), title=f"probe={name}: {section['told']}")
         for name, section in sections.items()
     ]
     return [*tables, *notes]
+
+
+def _noise_tables(content: Mapping[str, Any]) -> list[FittedTable]:
+    """The means over tasks by the level of noise; empty without levels."""
+    sections = content.get("noise", {})
+    rows = {level: section["aggregate"] | {"snr": section["snr"]} for level, section in sections.items()}
+    title = f"mean of {count(content['aggregate']['tasks'], 'task')} by the noise on the encoded context"
+    return [task_table(_NOISE, rows, {}, title=title, heading="noise")] if rows else []
 
 
 def _mean_row(aggregate: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -82,14 +82,15 @@ def draw(matrices: Mapping[str, Matrix], tasks: Sequence[str]) -> Figure:
     return figure
 
 
-def write(figure: Figure, folder: Path) -> Path:
-    """Writes the figure as `folder/FILE` and returns the path. Raises InputError if the folder cannot be written."""
+def write(figure: Figure, path: Path) -> Path:
+    """Writes the figure as PNG and returns the path. Raises InputError if the folder cannot be written."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    path = folder / FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())
     except OSError as error:
-        raise InputError(f"probe= cannot write {path} ({error.strerror}): make room or leave probe= out.") from error
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}): make room, or leave probe= and noise= out."
+        ) from error
     return path

@@ -17,10 +17,17 @@ from system.errors import InputError
 
 
 def evaluation_values(content: Mapping[str, Any]) -> dict[str, float]:
-    """The results in the content of evaluation.json as `evaluation/{return,success,score}/<task>`, and the same of `mean` over tasks."""
-    rows = {**content["tasks"], MEAN: content["aggregate"]}
-    values = {f"evaluation/return/{name}": row["mean"] for name, row in rows.items()}
-    values |= {f"evaluation/success/{name}": row["success"] for name, row in rows.items() if row["success"] is not None}
+    """The results in the content of evaluation.json as `evaluation/{return,success,score}/<task>`, and the same of `mean` over tasks.
+
+    Those on contexts that training left out are `evaluation/unseen/{return,success}/<task>`.
+    """
+    values: dict[str, float] = {}
+    for start, part in (("evaluation", content), ("evaluation/unseen", content.get("unseen", {}))):
+        rows = {**part["tasks"], MEAN: part["aggregate"]} if "tasks" in part else {}
+        values |= {f"{start}/return/{name}": row["mean"] for name, row in rows.items()}
+        values |= {
+            f"{start}/success/{name}": row["success"] for name, row in rows.items() if row["success"] is not None
+        }
     scores = content["scores"]
     for part in ("tasks", "aggregate") if scores else ():
         values |= {f"evaluation/score/{name}": row["score"] for name, row in scores[part].items()}

@@ -161,7 +161,8 @@ class Moment(NamedTuple):
 
 def moments(actor: Actor, env: EnvSpec) -> Iterator[Moment]:
     """Plays the first slot of `actor` without end, one step for each moment. The step that resets has none."""
-    step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.core_state.shape[1]))
+    slots, state_size = actor.policy.core_state.shape
+    step = allocate(trajectory_spec(env, 1, slots, state_size, context_seeds=actor.context_seeds))
     earned = 0.0
     while True:
         picture = actor.env.render(0)

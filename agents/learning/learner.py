@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.learning import nonfinite
+from agents.learning.diagnostics.measurement import Diagnostics
 from agents.learning.nonfinite import NonFiniteError
 from agents.learning.objective import BatchStatistics, Objective, Snapshot, sum_packed
 from agents.learning.optimizers import build_optimizer, rate_share, total_norm
@@ -58,6 +59,7 @@ class Learner:
         entropy_final: Weight of the entropy after `total_steps`, to which it changes linearly.
         max_refused: Refused updates in a row that raise NonFiniteError.
         staging: Whether minibatches are prefetched to a GPU (agents/learning/prefetch.py).
+        diagnostics: Measures the network of `objective` at some updates. None: at none.
         reduce: Replaces a tensor by its sum over all learners, in place. None with one learner.
 
     Attributes:
@@ -85,6 +87,7 @@ class Learner:
         entropy_final: float,
         max_refused: int,
         staging: bool,
+        diagnostics: Diagnostics | None = None,
         reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.objective, self.network, self.device = objective, objective.network, objective.device
@@ -101,6 +104,7 @@ class Learner:
         num_tasks = len(objective.popart.mu)
         self.steps_by_task, self.surges = [0.0] * num_tasks, [0.0] * num_tasks
         self.moved_too_far = False
+        self.diagnostics = diagnostics
         self._reduce = reduce
         # Parameters that need no gradient are set by other means (agents/network/normalizer.py).
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
@@ -136,7 +140,8 @@ class Learner:
             Whatever `reduce` raises; the learner is then unchanged.
         """
         before = self.objective.snapshot()
-        loss, metrics, statistics = self.objective(staged, self.current_entropy_cost)
+        loss, metrics, targets = self.objective(staged, self.current_entropy_cost)
+        statistics = targets.statistics
         self.optimizer.learning_rate = self.current_learning_rate
         for parameter in self._parameters:
             parameter.grad = None
@@ -154,6 +159,8 @@ class Learner:
         if not outcome.is_finite:
             self._refuse(before, staged.batch, metrics | {"loss/gradient_norm": norm})
             return metrics
+        if self.diagnostics and self.diagnostics.is_due(self.counters.updates):
+            self.diagnostics.measure(staged, targets, self.current_entropy_cost)
         if outcome.exceeds_max_norm:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
         self.optimizer.step()

@@ -67,20 +67,7 @@ class LastUpdate(NamedTuple):
     mask: Tensor
 
 
-class Evaluation(NamedTuple):
-    """The objective of one batch.
-
-    Attributes:
-        loss: With gradient. The losses of several learners add up to that of the whole batch, and so do their metrics.
-        metrics: Scalars for the log.
-    """
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-    statistics: BatchStatistics
-
-
-class _Targets(NamedTuple):
+class Targets(NamedTuple):
     """Constants in the losses of one batch, [T, B] each.
 
     Attributes:
@@ -93,6 +80,33 @@ class _Targets(NamedTuple):
     log_rhos: Tensor
     values: Tensor
     statistics: BatchStatistics
+
+
+class Evaluation(NamedTuple):
+    """The objective of one batch.
+
+    Attributes:
+        loss: With gradient. The losses of several learners add up to that of the whole batch, and so do their metrics.
+        metrics: Scalars for the log.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    targets: Targets
+
+
+class _Forward(NamedTuple):
+    """What the network makes of a batch, with gradient.
+
+    Attributes:
+        policy: Parameters of the action distributions, [T, B, P].
+        log_probs: Of the actions by the present policy, [T, B].
+        features: Of the value head, [T+1, B, F].
+    """
+
+    policy: Tensor
+    log_probs: Tensor
+    features: Tensor
 
 
 class Snapshot(NamedTuple):
@@ -182,27 +196,45 @@ class Objective:
 
     def __call__(self, staged: Staged, entropy_cost: float) -> Evaluation:
         """The loss of a batch, with `entropy_cost` as the weight of the entropy. Moves PopArt's moments."""
+        forward, mask = self._forward(staged, self._torso), staged.batch["mask"]
+        targets = self._make_targets(staged, forward.features, forward.log_probs)
+        # After the targets, which rescale the value head.
+        loss, metrics, baseline = self._loss(staged, forward, targets, mask, entropy_cost)
+        self.last = LastUpdate(targets.log_rhos, targets.values, baseline.detach(), targets.baseline, mask.clone())
+        return Evaluation(loss, metrics, targets)
+
+    def loss_of_steps(self, staged: Staged, targets: Targets, entropy_cost: float) -> Callable[[Tensor], Tensor]:
+        """The loss of a batch as a function of the steps that count, bool [T, B]. It is a sum over them: `mask` gives that of the update.
+
+        The network runs once more, uncompiled. Nothing else changes.
+        """
+        forward = self._forward(staged, self.network.torso)
+        return lambda steps: self._loss(staged, forward, targets, steps, entropy_cost)[0]
+
+    def _forward(self, staged: Staged, torso: Callable[..., Tensor]) -> _Forward:
         batch, contexts, segments, _ = staged
-        mask, task = batch["mask"], batch["task"].long()
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             modulations = self.network.condition(contexts, samples=len(segments.index))
             output = self.network.unroll(
-                batch, batch["core_state"], modulations, segments, final_state=False, torso=self._torso
+                batch, batch["core_state"], modulations, segments, final_state=False, torso=torso
             )
-        features = output.value_features.float()
         actions = self.network.actions
         policy = actions.parameters(output.policy_logits[:-1])
-        log_probs = actions.log_prob(policy, batch["action"])
-        targets = self._make_targets(staged, features, log_probs)
-        # After the targets, which rescale the value head.
-        baseline, value_loss = self._value_loss(features[:-1], task[:-1], targets.baseline, mask)
-        self.last = LastUpdate(targets.log_rhos, targets.values, baseline.detach(), targets.baseline, mask.clone())
+        return _Forward(policy, actions.log_prob(policy, batch["action"]), output.value_features.float())
+
+    def _loss(
+        self, staged: Staged, forward: _Forward, targets: Targets, steps: Tensor, entropy_cost: float
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss of `steps`, bool [T, B], its terms for the log, and the normalised baseline [T, B]."""
+        batch, task = staged.batch, staged.batch["task"][:-1].long()
+        baseline, value_loss = self._value_loss(forward.features[:-1], task, targets.baseline, steps)
         num_steps = targets.statistics.steps_by_task.sum().clamp(min=1)
         divisor = num_steps if self.reduction == "mean" else torch.ones(())
-        policy_loss, sums = self._policy_loss(log_probs, batch["behaviour_log_probs"], targets.advantages, mask)
+        behaviour = batch["behaviour_log_probs"]
+        policy_loss, sums = self._policy_loss(forward.log_probs, behaviour, targets.advantages, steps)
         policy_loss = policy_loss / divisor
         value_loss = value_loss / divisor
-        entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
+        entropy = self.network.actions.entropy(forward.policy).masked_fill(~steps, 0.0).sum() / divisor
         loss = policy_loss + self.baseline_cost * value_loss - entropy_cost * entropy
         metrics = {
             "loss/total": loss.detach(),
@@ -212,7 +244,7 @@ class Objective:
             # Means with either reduction, so that `kl_bound` does not depend on the size of the batch.
             **{f"loss/{name}": total / num_steps for name, total in sums.items()},
         }
-        return Evaluation(loss, metrics, targets.statistics)
+        return loss, metrics, baseline
 
     def _policy_loss(
         self, log_probs: Tensor, behaviour_log_probs: Tensor, advantages: Tensor, mask: Tensor
@@ -235,7 +267,7 @@ class Objective:
         return head.decode(logits, task), losses.histogram_loss(logits, losses.histogram(in_bins, head.centres), mask)
 
     @torch.no_grad()
-    def _make_targets(self, staged: Staged, features: Tensor, log_probs: Tensor) -> _Targets:
+    def _make_targets(self, staged: Staged, features: Tensor, log_probs: Tensor) -> Targets:
         """V-trace on unnormalised values, then one step of PopArt's moments, then normalisation by the moved moments.
 
         Args:
@@ -280,7 +312,7 @@ class Objective:
             )
         # Without this bound, the outliers of a surge would decide the whole update.
         bound = torch.full_like(surges, math.inf).masked_fill(surges > 0, SURGE_CLIP)[task]
-        return _Targets(
+        return Targets(
             baseline=torch.clamp((vs - shift) / scale, -bound, bound),
             advantages=torch.clamp(advantages, -bound, bound),
             log_rhos=log_rhos,

@@ -17,7 +17,7 @@ from agents.learning.minibatches import Minibatch
 from agents.network.context import ContextEncoder, Contexts, distinct_contexts
 from agents.trajectory import EPISODE_STATISTICS, Trajectory
 
-_HOST_KEYS = (*EPISODE_STATISTICS, "instruction", "reset")
+_HOST_KEYS = (*EPISODE_STATISTICS, "instruction", "context_seed", "reset")
 """Keys that are not copied. The loss does not use statistics, `Staged.contexts` has the instructions, and cores read resets on the host."""
 
 
@@ -86,13 +86,16 @@ class Prefetcher:
     def _send(self, batch: Trajectory, num_new: int | None) -> _Copy:
         """Starts the copy of one batch."""
         instruction = batch["instruction"].numpy() if "instruction" in batch else None
-        rows, index = distinct_contexts(self._encoder.context_rows(batch["task"].numpy(), instruction))
+        rows = self._encoder.context_rows(batch["task"].numpy(), instruction)
+        if "context_seed" in batch:
+            rows = self._encoder.add_seeds(rows, batch["context_seed"].numpy())
+        rows, index = distinct_contexts(rows)
         contexts = self._encoder.contexts_from_rows(rows)
         segments = Segments(torch.from_numpy(index), len(contexts.task))
         if self._device.type == "cpu":
             return _Copy(Staged(batch, contexts, segments, num_new), None)
         learned = {key: array for key, array in batch.items() if key not in _HOST_KEYS}
-        of_contexts = {f"contexts/{key}": array for key, array in contexts._asdict().items()}
+        of_contexts = {f"contexts/{key}": array for key, array in contexts.tensors().items()}
         parts = learned | of_contexts | {"segments": segments.index}
         if self._stream is None:
             moved, arrived = {key: array.to(self._device) for key, array in parts.items()}, None
@@ -101,7 +104,7 @@ class Prefetcher:
                 moved, arrived = send(parts, self._device), self._stream.record_event()
         staged = Staged(
             batch | {key: moved[key] for key in learned},
-            Contexts(*(moved[f"contexts/{key}"] for key in Contexts._fields)),
+            Contexts(**{key: moved[f"contexts/{key}"] for key in contexts.tensors()}),
             segments.on(moved["segments"]),
             num_new,
         )

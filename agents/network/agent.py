@@ -50,6 +50,9 @@ class AgentNetwork(nn.Module):
         actor_size, critic_size: Units of a hidden layer of the policy and of the value alone, with ReLU; 0: none. A fusion at `policy` or
             `value` is that layer.
         normalizer: Applied to `vector` before the torso. None: no normalisation.
+
+    Attributes:
+        observe: Called by `unroll` with each site that it passes and the input there, [N, ...] (agents/learning/diagnostics); or None.
     """
 
     action_codes: Tensor
@@ -71,10 +74,12 @@ class AgentNetwork(nn.Module):
         normalizer: ObservationNormalizer | None = None,
     ) -> None:
         super().__init__()
+        self.observe: Callable[[str, Tensor], None] | None = None
         self.actions = actions
         self.torso = torso
         self.normalizer = normalizer
         self.context_encoder = context_encoder
+        context_encoder.tokens_have_noise = any(fusion.reads_tokens for fusion in fusions.values())
         self.fusions = nn.ModuleDict(fusions)
         self.core = core
         self.core_state_size = core.state_size
@@ -109,6 +114,18 @@ class AgentNetwork(nn.Module):
     def num_parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of torso, context, fusion, core and heads, which together hold all parameters."""
+        heads = (self.value_head, self.critic, self.actor, self.policy)
+        return {
+            "torso": [self.torso],
+            "context": [self.context_encoder],
+            "fusion": [self.fusions],
+            "core": [self.core],
+            "heads": [head for head in heads if head is not None],
+        }
 
     @property
     def trunk_matrices(self) -> list[nn.Parameter]:
@@ -184,6 +201,8 @@ class AgentNetwork(nn.Module):
             module.to(dtype)
 
     def _fuse(self, site: str, x: Tensor, modulations: Modulations, segments: Segments) -> Tensor:
+        if self.observe:
+            self.observe(site, x)
         if site not in self.fusions:
             return x
         modulation = tuple(part.to(x.dtype) for part in modulations[site])

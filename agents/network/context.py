@@ -2,6 +2,9 @@
 
 The encoder runs once per distinct context, not once per step: equal contexts anywhere in the batch share one row. A segment is a stretch
 of steps with the same context. It may be shorter than an episode, because an instruction can change within one.
+
+Noise on z is a function of the context's seed, an integer that belongs to the episode and travels with the trajectory. So actor and learner
+read the same z, and z is constant as long as the context is: it is still encoded once, per context and episode.
 """
 
 from __future__ import annotations
@@ -18,16 +21,27 @@ from agents.fusion.base import Tokens
 from agents.fusion.padding import bucket_size
 from agents.network.distinct import distinct_rows
 from agents.network.instructions import READERS, SentenceTable, read
+from envs.seeding import uniform
 
 
 class Contexts(NamedTuple):
     """U contexts: `task` int64 [U] and `instruction` int64 [U, L'].
 
     L' is the length of the longest instruction among them, rounded up to a bucket size but at most L; 0 if all are empty.
+
+    Attributes:
+        noise: Standard normal numbers f32 [U, S, Z] for each token; S is 1 for a vector z. None without noise.
+        is_kept: bool [U], False where z is zero. None without dropout.
     """
 
     task: Tensor
     instruction: Tensor
+    noise: Tensor | None = None
+    is_kept: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The arrays by name, without those that are None."""
+        return {key: array for key, array in self._asdict().items() if array is not None}
 
 
 class ContextEncoder(nn.Module):
@@ -45,8 +59,13 @@ class ContextEncoder(nn.Module):
         task_size, word_size, instruction_size: Features of the task embedding, of a word, and of what the encoder returns.
         normalize: Layer normalisation of the encoded instruction and of its words. Without it the multiplicative term of a fusion starts
             about ten times too small, because an LSTM starts with outputs of about 0.1.
+        noise: Standard deviation of the noise on the task's features, on those of the instruction and on each word, relative to the root
+            mean square of these features. The signal-to-noise ratio |z|^2 / E|noise|^2 of each is 1 / noise^2, whatever the scale of z.
+        dropout: Share of the seeds for which z is zero.
 
     Attributes:
+        noise, dropout: May be changed; acting policies need `Policy.weights_changed` then.
+        tokens_have_noise: Whether noise is drawn for each token instead of for z alone; set by AgentNetwork.
         size: Z. The last `instruction_size` of them belong to the instruction.
         reads_task, reads_instruction: The parts of the context.
         context_norm: Expected length |z|. Each feature of an embedding or of an instruction counts as a mean square of 1, and a one-hot
@@ -66,8 +85,11 @@ class ContextEncoder(nn.Module):
         word_size: int = 32,
         instruction_size: int = 64,
         normalize: bool = True,
+        noise: float = 0.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.noise, self.dropout, self.tokens_have_noise = noise, dropout, False
         self.reads_task, self.reads_instruction = kind in ("task", "both"), kind in ("instruction", "both")
         self.task_encoding = task_encoding
         self.num_tasks = num_tasks
@@ -98,23 +120,35 @@ class ContextEncoder(nn.Module):
 
     def forward(self, contexts: Contexts, *, tokens: bool = False) -> Tensor | Tokens:
         """Contexts of U rows -> z [U, Z]. With `tokens` Tokens of S = max(1, L')."""
-        parts, mask = [], None
+        parts, mask, noise = [], None, contexts.noise
         if self.reads_task:
             if self.task_encoding == "embedding":
-                parts.append(self.task_embedding(contexts.task))
+                task = self.task_embedding(contexts.task)
             else:
-                parts.append(nn.functional.one_hot(contexts.task, self.num_tasks).float())
+                task = nn.functional.one_hot(contexts.task, self.num_tasks).float()
+            # The same noise for all tokens: a mean over them would have less.
+            parts.append(task if noise is None else self._disturb(task, noise[:, 0, : task.shape[1]]))
         if self.reads_instruction:
             instruction, mask = self._encode_instruction(contexts.instruction, words=tokens)
+            if noise is not None:
+                own = noise[:, :, -self.instruction_size :]
+                instruction = self._disturb(instruction, own if instruction.dim() == 3 else own[:, 0])
             parts.append(instruction)
         if not parts:
             parts = [torch.zeros(contexts.task.shape[0], 0, device=contexts.task.device)]
+        if contexts.is_kept is not None:
+            parts = [part.masked_fill(~contexts.is_kept.view(-1, *[1] * (part.dim() - 1)), 0.0) for part in parts]
         if not tokens:
             return torch.cat(parts, dim=1)
         if mask is None:
             mask = parts[0].new_ones(len(parts[0]), 1, dtype=torch.bool)
         parts = [part if part.dim() == 3 else part.unsqueeze(1).expand(-1, mask.shape[1], -1) for part in parts]
         return Tokens(torch.cat(parts, dim=2), mask)
+
+    def _disturb(self, features: Tensor, noise: Tensor) -> Tensor:
+        """features [..., F] with noise relative to their root mean square. Its gradient counts: a larger z does not escape the noise."""
+        norm: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+        return features + (self.noise / math.sqrt(features.shape[-1])) * norm * noise
 
     def _encode_instruction(self, tokens: Tensor, *, words: bool) -> tuple[Tensor, Tensor | None]:
         """Tokens [U, L'] -> the whole instructions [U, F]; with `words` the words [U, max(1, L'), F] and their mask. A table has no words.
@@ -157,22 +191,51 @@ class ContextEncoder(nn.Module):
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
     @property
+    def reads_seeds(self) -> bool:
+        """Whether z depends on the context's seed."""
+        return self.noise > 0 or self.dropout > 0
+
+    def add_seeds(self, rows: NDArray[np.int32], seeds: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The rows [..., C] of `context_rows` with one more column, from their seeds [...], integers above 0, for `contexts_from_rows`.
+
+        It is 0 where the context is dropped. Without noise it is otherwise 1, so that equal contexts stay equal. An encoder that reads no
+        seeds gets the rows unchanged.
+        """
+        if not self.reads_seeds:
+            return rows
+        column = seeds if self.noise else np.ones_like(seeds)
+        if self.dropout:
+            is_dropped = uniform(seeds.astype(np.uint64), np.zeros(1, np.uint64)) < 2 * self.dropout - 1
+            column = np.where(is_dropped, np.int32(0), column)
+        return np.concatenate([rows, column[..., None]], axis=-1)
+
+    @property
     def instruction_columns(self) -> slice:
         """The columns of `context_rows` that hold the instruction. The slice is empty if the encoder reads no instruction."""
         first = int(self.reads_task)
         return slice(first, None if self.reads_instruction else first)
 
     def contexts_from_rows(self, rows: NDArray[np.int32]) -> Contexts:
-        """The inverse of `context_rows` for rows [U, C], U >= 1. What the encoder does not read is 0 or empty.
+        """The inverse of `context_rows`, or of `add_seeds` if the encoder reads seeds, for rows [U, C], U >= 1.
 
+        What the encoder does not read is 0 or empty.
         The result is padded with copies of the first context to a bucket size (agents/fusion/padding.py).
         """
         rows = np.concatenate([rows, np.broadcast_to(rows[0], (bucket_size(len(rows)) - len(rows), rows.shape[1]))])
+        seeds = np.zeros(len(rows), np.int32)
+        if self.reads_seeds:
+            rows, seeds = rows[:, :-1], rows[:, -1]
         task = rows[:, 0] if self.reads_task else np.zeros(len(rows), np.int32)
         tokens = rows[:, self.instruction_columns]
         used = np.flatnonzero(tokens.any(axis=0))
         length = bucket_size(int(used[-1]) + 1) if len(used) else 0
-        return Contexts(torch.from_numpy(task.astype(np.int64)), torch.from_numpy(tokens[:, :length].astype(np.int64)))
+        shape = max(1, length) if self.tokens_have_noise else 1, self.size
+        return Contexts(
+            torch.from_numpy(task.astype(np.int64)),
+            torch.from_numpy(tokens[:, :length].astype(np.int64)),
+            torch.from_numpy(_normal(seeds, math.prod(shape))).view(len(rows), *shape) if self.noise else None,
+            torch.from_numpy(seeds != 0) if self.dropout else None,
+        )
 
 
 def distinct_contexts(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -187,3 +250,12 @@ def distinct_contexts(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArr
     segment = (np.cumsum(starts.T.reshape(-1)) - 1).reshape(batch, length).T
     distinct, number = distinct_rows(rows.transpose(1, 0, 2)[starts.T])
     return distinct, number[segment].reshape(-1)
+
+
+def _normal(seeds: NDArray[np.int32], count: int) -> NDArray[np.float32]:
+    """Standard normal numbers, [U, count], of seeds [U]. The first ones do not depend on `count`. By Box and Muller (1958)."""
+    # Counter 0 decides about dropout.
+    unit = uniform(seeds.astype(np.uint64)[:, None], np.arange(1, 2 * count + 1, dtype=np.uint64))
+    radius, angle = unit[:, 0::2], unit[:, 1::2]
+    normal: NDArray[np.float32] = np.sqrt(-2 * np.log((1 - radius) / 2)) * np.cos(np.float32(np.pi) * angle)
+    return normal

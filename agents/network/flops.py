@@ -31,9 +31,9 @@ def multiply_adds(network: AgentNetwork, env: EnvSpec) -> MultiplyAdds:
     network = copy.deepcopy(network).cpu().float().eval()
     words = np.zeros((1, env.instruction_length), np.int32)
     words[:, :WORDS] = 1
-    contexts = network.context_encoder.contexts_from_rows(
-        network.context_encoder.context_rows(np.zeros(1, np.int32), words)
-    )
+    encoder = network.context_encoder
+    rows = encoder.add_seeds(encoder.context_rows(np.zeros(1, np.int32), words), np.ones(1, np.int32))
+    contexts = encoder.contexts_from_rows(rows)
     inputs: dict[str, Any] = {
         key: torch.zeros(1, 1, *array.shape, dtype=getattr(torch, array.dtype))
         for key, array in env.observation.items()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.learning.learner import Learner
 from agents.learning.objective import LastUpdate
@@ -63,7 +63,7 @@ def describe_update(last: LastUpdate, clip_rho: float) -> dict[str, Tensor]:
 def gradient_norms(network: AgentNetwork, total: Tensor) -> dict[str, Tensor]:
     """`gradient_norm/<part>` of each part with gradients, as before the clipping. `total` is the norm of all gradients before it."""
     norms = {}
-    for name, modules in _parts(network):
+    for name, modules in network.parts.items():
         gradients = [parameter.grad for module in modules for parameter in module.parameters()]
         if found := [gradient for gradient in gradients if gradient is not None]:
             norms[f"gradient_norm/{name}"] = total_norm(found)
@@ -82,15 +82,6 @@ def popart_figures(popart: PopArt, tasks: Sequence[str]) -> dict[str, Tensor]:
         for name, of_tasks in moments.items()
         for task, moment in zip(tasks, of_tasks, strict=True)
     }
-
-
-def _parts(network: AgentNetwork) -> Iterator[tuple[str, list[nn.Module]]]:
-    yield "torso", [network.torso]
-    yield "context", [network.context_encoder]
-    yield "fusion", [network.fusions]
-    yield "core", [network.core]
-    heads = (network.value_head, network.critic, network.actor, network.policy)
-    yield "heads", [head for head in heads if head is not None]
 
 
 def to_host(figures: Mapping[str, Tensor]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from agents.network.flops import multiply_adds
 from agents.run import banner, folder, layout
 from agents.run.bottleneck import Bottleneck, find_bottleneck
 from agents.run.checkpoint_saver import Saver
-from agents.run.diagnostics import describe
+from agents.run.diagnostics import describe, to_host
 from agents.run.lock import FolderLock, MovedError, sole_writer
 from agents.run.metrics import MetricsLog, Performance, Statistics, mean_over_tasks, scores_of_suite
 from agents.run.progress import Display
@@ -209,6 +209,8 @@ class Session:
     def _write_row(self) -> None:
         counters = self.learner.counters
         losses = describe(self.learner, self._losses, self.env.tasks)
+        if self.learner.diagnostics:
+            losses |= to_host(self.learner.diagnostics.take())
         row, tasks = self._clock.row(counters, losses), self.statistics.summary(self.env.action_repeat)
         row |= self.replay.row(counters.updates) | self._faults.row() | memory_row(self.runtime.processes())
         row |= {"saves_failed": self._saver.failed} | self.group.row()

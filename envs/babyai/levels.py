@@ -130,6 +130,11 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "paper": tuple(f"BabyAI-{name}-v0" for name in _PAPER),
 }
 
+# What training may leave out (`env.holdout`): a colour with an object, as they follow each other in a mission, and verbs.
+COLOURS, OBJECTS = ("red", "green", "blue", "purple", "yellow", "grey"), ("ball", "box", "key", "door")
+PAIRS = {f"{colour} {kind}": (colour, kind) for colour in COLOURS for kind in OBJECTS}
+VERBS = ("go to", "pick up", "open", "put", "get", "fetch", "find", "use", "unlock", "reach", "avoid", "traverse")
+
 # The longest sentence of the BabyAI grammar has 2 * (17 + 1 + 17) + 2 words. Its clause "put a red ball in front of you next to a red
 # ball in front of you" has 17 words. The word "and" joins two clauses to a pair. Either "after you" or ", then" joins two pairs.
 INSTRUCTION_LENGTH = 72

@@ -4,6 +4,9 @@ listed in `envs.babyai.levels.DIFFERENT`.
 An observation is the 7x7 cells that the agent sees, three integer codes each, and the level's instruction. The agent's direction is
 not observed, as in the BabyAI paper. A success earns 1 - 0.9 * steps / max_steps. Every other episode earns 0, except that hitting a
 moving obstacle (MiniGrid-Dynamic-Obstacles-*) earns -1.
+
+Training can leave instructions out (`env.holdout`): those with the given words next to each other. This needs the engine minigrid, because
+envpool seeds an environment once and chooses the instructions of later episodes itself.
 """
 
 from __future__ import annotations
@@ -12,11 +15,14 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from envs.babyai import levels
 from envs.engines.base import Engine
 from envs.engines.envpool_engine import EnvpoolEngine, Family, registered_ids
 from envs.engines.gymnasium_engine import GymnasiumEngine
+from envs.holdout import held_out
+from envs.instructions import split_words
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
 from system.errors import InputError, unknown_name, unknown_task
@@ -31,7 +37,8 @@ class BabyAIConfig(EnvConfig):
     """Options of the suite `babyai`.
 
     Attributes:
-        engine: `envpool` (C++), `minigrid` (the Python original, ten times slower), or `auto`: envpool if it is installed.
+        engine: `envpool` (C++), `minigrid` (the Python original, ten times slower), or `auto`: envpool if it is installed, and minigrid if
+            instructions are left out of training.
         threads: Threads of each envpool pool; there is one pool per task.
     """
 
@@ -44,7 +51,7 @@ class BabyAIConfig(EnvConfig):
 def make_spec(config: BabyAIConfig) -> EnvSpec:
     """Describes the suite. Imports the engine only for level names that `envs.babyai.levels` does not list."""
     tasks = expand_tasks(config.tasks, levels.PRESETS)
-    engine = _choose_engine(config.engine)
+    engine = _choose_engine(config.engine, held_out(config, levels.PAIRS, levels.VERBS))
     check_size("threads", config.threads, 1, 1024)
     for task in tasks:
         _check_level(task, engine)
@@ -71,10 +78,24 @@ def make_engine(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], spli
         return EnvpoolEngine(_FAMILY, spec, slots, split, config.threads)
     from envs.babyai.minigrid_engine import make_level
 
-    return GymnasiumEngine(make_level, spec, slots, split, instruction_key="mission")
+    phrases = held_out(config, levels.PAIRS, levels.VERBS)
+    accepts = partial(_is_in_group, phrases, split.is_seen) if phrases else None
+    return GymnasiumEngine(make_level, spec, slots, split, instruction_key="mission", accepts=accepts)
 
 
-def _choose_engine(wanted: str) -> str:
+def _is_in_group(phrases: Sequence[str], seen: bool, mission: str) -> bool:
+    """Whether the mission belongs to the seen contexts (True) or to the unseen ones, which have one of the phrases."""
+    words = f" {' '.join(split_words(mission))} "
+    return seen != any(f" {phrase} " in words for phrase in phrases)
+
+
+def _choose_engine(wanted: str, phrases: Sequence[str]) -> str:
+    if phrases and wanted == "envpool":
+        raise InputError(
+            "env.engine=envpool chooses its instructions itself and cannot leave those of env.holdout out: set env.engine=minigrid."
+        )
+    if wanted == "auto" and phrases:
+        wanted = "minigrid"
     if wanted == "auto":
         for engine in ENGINES:
             if _is_installed(engine):
@@ -147,5 +168,6 @@ BABYAI = Suite(
     make_engine,
     warnings=warnings,
     engine_differences=engine_differences,
+    holdout=lambda config: held_out(config, levels.PAIRS, levels.VERBS),
     memory=lambda config: 2,
 )

@@ -26,8 +26,18 @@ from agents.runtime.processes.process import configure_process
 from conf.arguments.help import help_text
 from conf.fields import check_fields
 from conf.loading import compose_study, to_dict
-from conf.studies_schema import StudyConfig
+from conf.studies_schema import StudyConfig, TunedConfig
 from studies.harness.jobs import CheckResult, Job, JobError, Outcome, Play, Result, Settings, run, stored
+from studies.harness.rates import (
+    FIRST_TUNING_SEED,
+    RATE,
+    Costs,
+    best_rate,
+    compare_rates,
+    describe_edges,
+    place_of,
+    search_table,
+)
 from studies.harness.report import markdown
 from system.errors import InputError, unknown_name
 from system.files import check_links, write_json, write_whole
@@ -38,6 +48,7 @@ _LINE_SECONDS = 60
 Config = TypeVar("Config", bound=StudyConfig)
 Results = Mapping[tuple[Any, ...], Result]
 """The result of each job, by its values on the axes of the study."""
+Outcomes = dict[tuple[Any, ...], Outcome]
 
 
 class Findings(NamedTuple):
@@ -76,7 +87,9 @@ class Study(Generic[Config]):
         order: From a job's values on the axes to a sort key. Jobs with a small key start first.
         play: Runs a job.
         check_result: See CheckResult.
-        find: Makes the findings from the results of all jobs.
+        validation: The cost of a result's validation data, by which learning rates are chosen; the lower the better. For studies with an
+            axis "learning_rate".
+        find: Makes the findings from the results of the jobs; of those with a learning rate, from those with the chosen one.
     """
 
     name: str
@@ -88,6 +101,7 @@ class Study(Generic[Config]):
     order: Callable[[tuple[Any, ...]], Any] = lambda values: 0
     play: Play
     check_result: CheckResult
+    validation: Callable[[Result], float] = lambda result: 0.0
     find: Callable[[Config, Results], Findings]
 
 
@@ -115,38 +129,82 @@ def main(study: Study[Any], arguments: Sequence[str] | None = None) -> int:
 
 def conduct(study: Study[Config], config: Config, folder: Path) -> None:
     """Runs the jobs without a stored result, and writes results.json, table.md, figure.png and the texts."""
-    jobs = make_jobs(study, config, folder)
-    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    axes, tuning_seeds, jobs = list(study.axes), tuning_seeds_of(config), make_jobs(study, config, folder)
+    costs: Costs = {}
+    tuning: Outcomes = {}
+    if tuning_seeds:
+        tuning = perform(study, config, make_jobs(study, config, folder, tuning_seeds), f"{study.name}, tuning")
+        costs = compare_rates(axes, results_of(tuning), study.validation)
+        jobs = {values: job for values, job in jobs.items() if _is_chosen(axes, costs, values)}
+    outcomes = perform(study, config, jobs, study.name)
+    if RATE in axes and not tuning_seeds:
+        costs = compare_rates(axes, results_of(outcomes), study.validation)
+    chosen = {values: result for values, result in results_of(outcomes).items() if _is_chosen(axes, costs, values)}
+    write_findings(study, config, folder, study.find(config, chosen), costs, outcomes, tuning)
+
+
+def _is_chosen(axes: Sequence[str], costs: Costs, values: tuple[Any, ...]) -> bool:
+    """Whether a job has the chosen learning rate of its place, or its study none."""
+    return RATE not in axes or values[axes.index(RATE)] == best_rate(costs[place_of(axes, values)])
+
+
+def results_of(outcomes: Outcomes) -> Results:
+    """The results alone."""
+    return {values: outcome.result for values, outcome in outcomes.items()}
+
+
+def perform(study: Study[Config], config: Config, jobs: Mapping[tuple[Any, ...], Job], title: str) -> Outcomes:
+    """Runs the jobs without a stored result. The outcomes of all, by their values on the axes."""
+    for folder in {job.folder for job in jobs.values()}:
+        folder.mkdir(parents=True, exist_ok=True)
     outcomes = {job.name: outcome for job in jobs.values() if (outcome := stored(job, study.check_result))}
     for outcome in outcomes.values():
         # A process that was killed after it had written the result has not removed its checkpoint.
         outcome.job.checkpoint().remove()
     configure_process(1)
-    with ProgressBar(study.name, len(jobs), len(outcomes), enabled=config.display) as bar:
+    with ProgressBar(title, len(jobs), len(outcomes), enabled=config.display) as bar:
         missing = [job for job in jobs.values() if job.name not in outcomes]
         for outcome in run(missing, study.play, config.parallel or len(available_cores()), bar.update):
             outcomes[outcome.job.name] = outcome
             bar.finish(outcome)
-    findings = study.find(config, {values: outcomes[job.name].result for values, job in jobs.items()})
-    write_findings(study, config, folder, findings, [outcomes[job.name] for job in jobs.values()])
+    return {values: outcomes[job.name] for values, job in jobs.items()}
 
 
 def write_findings(
-    study: Study[Config], config: Config, folder: Path, findings: Findings, outcomes: Sequence[Outcome]
+    study: Study[Config],
+    config: Config,
+    folder: Path,
+    findings: Findings,
+    costs: Costs,
+    outcomes: Outcomes,
+    tuning: Outcomes,
 ) -> None:
-    """Writes the files of the findings, and prints table and sentences."""
+    """Writes the files of the findings, and prints tables and sentences. `costs` come from `tuning`, if that is not empty."""
+    sentences = [*findings.sentences, *filter(None, [describe_edges(costs)])]
     text = markdown(findings.head, findings.rows)
-    text += "".join(["\n", *(f"- {sentence}\n" for sentence in findings.sentences)])
+    text += "".join(["\n", *(f"- {sentence}\n" for sentence in sentences)])
+    if any(len(by_rate) > 1 for by_rate in costs.values()):
+        seeds = tuning_seeds_of(config) or seeds_of(config)
+        text += f"\nCost of the validation data by learning rate, mean over seeds {seeds[0]} to {seeds[-1]}:\n\n"
+        text += markdown(*search_table(list(study.axes), costs))
     write_json(
         folder / "results.json",
         {
             "study": study.name,
             "config": to_dict(config),
             "provenance": provenance(),
-            "core_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
-            "findings": {"sentences": list(findings.sentences), **findings.numbers},
-            "cells": {
-                outcome.job.name: {"settings": outcome.job.settings, "result": outcome.result} for outcome in outcomes
+            "core_seconds": round(sum(outcome.seconds for outcome in [*outcomes.values(), *tuning.values()]), 1),
+            "findings": {"sentences": sentences, **findings.numbers},
+            "learning_rates": [
+                {"place": list(place), "chosen": best_rate(by_rate), "validation": [*map(list, by_rate.items())]}
+                for place, by_rate in costs.items()
+            ],
+            **{
+                part: {
+                    outcome.job.name: {"settings": outcome.job.settings, "result": outcome.result}
+                    for outcome in own.values()
+                }
+                for part, own in (("cells", outcomes), ("tuning", tuning))
             },
         },
     )
@@ -157,25 +215,28 @@ def write_findings(
     TextConsole().verbatim(f"{text}\nwritten: {folder}")
 
 
-def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[Any, ...], Job]:
-    """The jobs by their values on the axes, in the order of execution.
+def make_jobs(
+    study: Study[Config], config: Config, folder: Path, tuning_seeds: Sequence[int] = ()
+) -> dict[tuple[Any, ...], Job]:
+    """The jobs by their values on the axes, in the order of execution. `tuning_seeds` replace the seeds of the study.
 
     Jobs with later values of an axis usually take longer. They start first, so that no core is idle at the end. `Study.order` has
     priority over this.
     """
     # Key of the configuration -> its values, for each axis.
-    listed = {key: seeds_of(config) if key == "seeds" else getattr(config, key) for key in study.axes.values()}
+    seeds = list(tuning_seeds) or seeds_of(config)
+    listed = {key: seeds if key == "seeds" else getattr(config, key) for key in study.axes.values()}
     grid = list(itertools.product(*listed.values()))[::-1]
     grid.sort(key=study.order)
-    not_shared = {*listed, *(key.name for key in fields(StudyConfig))}
+    not_shared = {*listed, *(key.name for key in fields(TunedConfig))}
     shared = {key: value for key, value in to_dict(config).items() if key not in not_shared} | study.extra(config)
     if "seeds" not in listed:
-        shared["seeds"] = seeds_of(config)
+        shared["seeds"] = seeds
     return {
         values: Job(
             name="-".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values),
             settings=dict(zip(study.axes, values, strict=True)) | shared,
-            folder=folder / "cells",
+            folder=folder / ("tuning" if tuning_seeds else "cells"),
         )
         for values in grid
     }
@@ -184,6 +245,12 @@ def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[
 def seeds_of(config: StudyConfig) -> list[int]:
     """The seeds of a study: `seeds` numbers from `seed`."""
     return list(range(config.seed, config.seed + config.seeds))
+
+
+def tuning_seeds_of(config: StudyConfig) -> list[int]:
+    """The further seeds on which learning rates are compared; empty if the study's own are taken."""
+    first = config.seed + FIRST_TUNING_SEED
+    return list(range(first, first + config.tuning_seeds)) if isinstance(config, TunedConfig) else []
 
 
 def check_config(study: Study[Config], config: Config) -> None:

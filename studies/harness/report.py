@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -56,21 +57,34 @@ def significant(value: float, extra: int = 0) -> str:
     return f"{value:.{3 + extra}g}"
 
 
-def best_rates(
-    config: Any, results: Mapping[Any, Found], loss: Callable[[Found], float], *first: object
-) -> dict[str, tuple[float, Found]]:
-    """For each network, the learning rate whose result has the smallest loss, and that result. Keys of `results` begin with `first`."""
+def chosen_rates(config: Any, results: Mapping[Any, Found], *first: object) -> dict[str, tuple[float, Found]]:
+    """For each network, its learning rate and its result. Keys of `results` are `first`, the network and its only rate."""
     return {
-        network: min(
-            ((rate, results[*first, network, rate]) for rate in config.learning_rates), key=lambda one: loss(one[1])
-        )
-        for network in config.networks
+        network: (rate, results[*first, network, rate])
+        for network, rate in itertools.product(config.networks, config.learning_rates)
+        if (*first, network, rate) in results
     }
 
 
 def network_columns(network: str, result: Result, rate: float) -> tuple[str, ...]:
     """The cells under NETWORK_HEAD."""
     return f"`{network}`", numbers.count(result["parameters"]), str(result["width"]), f"{rate:g}"
+
+
+def convergence(problem: str, fewer: int, gains: Mapping[str, Sequence[float]], little: float) -> str:
+    """States which networks have converged: those with the whole interval of their gain below `little`.
+
+    Args:
+        gains: By network, what the training gained by seed over one with `fewer` steps.
+    """
+    groups: dict[str, list[str]] = {"converged": [], "not converged": []}
+    for network, values in gains.items():
+        gain = over_seeds(values)
+        converged = gain.high is not None and gain.high < little
+        text = numbers.estimate(gain, numbers.fixed(3))
+        groups["converged" if converged else "not converged"].append(f"`{network}` {text}")
+    parts = "; ".join(f"{word}: {', '.join(found)}" for word, found in groups.items() if found)
+    return f"{problem}: {parts} (gain over {fewer:,} steps; converged below {little:g})."
 
 
 def panel(

@@ -32,10 +32,10 @@ TASKS_OF_SLOTS = (1, 0, 1, 2, 0, 2, 1)
 LEVELS = ["BabyAI-GoToLocalS5N2-v0", "BabyAI-GoToLocalS6N4-v0", "MiniGrid-LavaGapS5-v0"]
 
 
-def babyai(engine: str) -> Callable[[], EnvConfig]:
+def babyai(engine: str, **options: Any) -> Callable[[], EnvConfig]:
     def config() -> EnvConfig:
         pytest.importorskip(engine)
-        return BabyAIConfig(tasks=LEVELS, engine=engine)
+        return BabyAIConfig(tasks=LEVELS, engine=engine, **options)
 
     return config
 
@@ -81,6 +81,7 @@ def gymnasium(*names: str) -> Callable[[], EnvConfig]:
 CASES: dict[str, Callable[[], EnvConfig]] = {
     "envpool": babyai("envpool"),
     "minigrid": babyai("minigrid"),
+    "minigrid-holdout": babyai("minigrid", holdout_fraction=0.5),
     "atari": atari,
     "vizdoom": vizdoom,
     "dmlab2d": dmlab2d,

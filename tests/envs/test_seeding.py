@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from envs.seeding import episode_seed, stream_key, uniform
+from envs.seeding import LARGEST_TUNED_SEED, MOST_TUNING_SEEDS, episode_seed, stream_key, tuning_seed, uniform
 from envs.spec import Split
 
 
@@ -40,3 +41,13 @@ def test_streams_are_uniform_and_unrelated() -> None:
     between = np.corrcoef(values) - np.eye(50)
     assert abs(between).max() < 0.08
     assert abs(np.corrcoef(values[:, :-1].ravel(), values[:, 1:].ravel())[0, 1]) < 0.01
+
+
+def test_tuning_has_roots_of_its_own() -> None:
+    seeds = [0, 1, 2, 999, 1000, LARGEST_TUNED_SEED - 1, LARGEST_TUNED_SEED]
+    roots = [tuning_seed(seed, index) for seed in seeds for index in (0, 1, MOST_TUNING_SEEDS - 1)]
+    assert len(set(roots)) == len(roots)
+    assert min(roots) > LARGEST_TUNED_SEED and max(roots) < 2**31
+    for seed, index in ((-1, 0), (LARGEST_TUNED_SEED + 1, 0), (0, -1), (0, MOST_TUNING_SEEDS)):
+        with pytest.raises(ValueError, match="has no tuning seed"):
+            tuning_seed(seed, index)

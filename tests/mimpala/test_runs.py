@@ -29,10 +29,10 @@ def folder(tmp_path: Path) -> Path:
     write_run(top / "stopped")
     (top / "stopped" / "result.json").unlink()
     (top / "stopped" / "evaluation.json").unlink()
-    write_run(top / "damaged")
-    change(top / "damaged" / "evaluation.json", tasks={"map-0": {"episodes": -1}})
-    shutil.copytree(top / "finished", top / "torn")
-    (top / "torn" / "config.yaml").write_text("env: {name: [", encoding="utf-8")
+    write_run(top / "unreadable")
+    change(top / "unreadable" / "evaluation.json", tasks={"map-0": {"episodes": -1}})
+    shutil.copytree(top / "finished", top / "damaged")
+    (top / "damaged" / "config.yaml").write_text("env: {name: [", encoding="utf-8")
     (top / "other").mkdir()
     (top / "other" / "config.yaml").write_text("site_name: docs\n", encoding="utf-8")
     return top
@@ -44,13 +44,13 @@ def test_every_state_is_told(folder: Path) -> None:
     found = {one.folder.name: one for one in runs.find_runs([str(folder)])}
     states = {name: one.state for name, one in found.items()}
     own = ("finished", "interrupted", "paused", "failed", "stopped", "damaged")
-    assert states == {name: name for name in own} | {"torn": "damaged"}
+    assert states == {name: name for name in own} | {"unreadable": "finished"}
     assert running == states | {"stopped": "running"}
-    assert {name for name, one in found.items() if one.problem} == {"damaged", "torn"}
+    assert {name for name, one in found.items() if one.problem} == {"damaged", "unreadable"}
     one = found["finished"]
     assert (one.frames, one.total_frames, one.seconds, one.parameters) == (896, 1000, 2.0, 99)
     assert (one.training, one.evaluation) == (None, ("success", 0.4))
-    assert found["stopped"].evaluation is None
+    assert found["stopped"].evaluation is found["unreadable"].evaluation is None
 
 
 def test_a_run_that_was_continued_and_killed_is_not_finished(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_the_program_lists_and_explains(folder: Path, capsys: pytest.CaptureFixt
     assert runs.main([str(folder)]) == 0
     output, errors = capsys.readouterr()
     assert "7 runs" in output and "conditional" in output and "success 40.0%" in output
-    assert errors.count("\n") == 2 and "torn" in errors and "cannot be read as YAML" in errors
+    assert errors.count("\n") == 2 and "unreadable" in errors and "cannot be read as YAML" in errors
     assert runs.main(["--json", str(folder / "finished"), str(folder / "grid")]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert {(row["state"], row["fusion"], row["seed"]) for row in listed} == {

@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal, norm
 from studies.data.gaussian_process import REACH, GaussianProcess
 from studies.harness.program import main
 from studies.models.ensembles import Streams
-from studies.neural_process import LEAST_DEVIATION, STUDY, NeuralProcess
+from studies.neural_process import LEAST_DEVIATION, STUDY, NeuralProcess, _gains
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -108,7 +108,7 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [one["network"] for one in found["decoders"]] == ["concat", "mi"]
     assert len(found["exact"]) == 2 and all(len(one["target"]) == len(one["context"]) == 2 for one in found["decoders"])
     results = {name: cell["result"] for name, cell in content["cells"].items()}
-    concat, mi = results["concat-0.003"], results["mi-0.003"]
+    concat, mi = results["12-concat-0.003"], results["12-mi-0.003"]
     assert concat["exact"] == mi["exact"] and concat["target"] != mi["target"]
     assert all(math.isfinite(value) for result in results.values() for row in result["target"] for value in row)
     # The exact Gaussian process is the best possible model.
@@ -119,3 +119,8 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_noise_below_the_least_deviation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(STUDY, ["noise=0.01"]) == 2
     assert "noise=0.01 is out of range" in capsys.readouterr().err
+
+
+def test_gains_are_those_of_the_mean_over_context_sizes() -> None:
+    before, after = ({"mi": (0.1, {"target": [[low, -1.0], [low, -3.0]]})} for low in (-2.0, -1.5))
+    assert _gains(before, after) == {"mi": [0.5, 0.0]}

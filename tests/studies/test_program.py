@@ -50,7 +50,7 @@ def test_every_study_has_a_schema_and_two_settings() -> None:
         ("networks=[]", "networks=[] is no list of different values"),
         ("networks=[A,A]", "networks=[A,A] is no list of different values"),
         ("networks=[bilinear]", "networks=bilinear is unknown: choose one of "),
-        ("steps=0", "steps=0 is out of range"),
+        ("steps=0", " is out of range: give "),
         ("hydra.run.dir=x", "is not a key of the configuration"),
         ("networks", "write key=value"),
         ("folder=/proc/nowhere", "folder=/proc/nowhere cannot be written"),

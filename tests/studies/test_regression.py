@@ -80,3 +80,15 @@ def test_the_comparison_is_supported_by_half_the_error_and_disjoint_intervals() 
     assert "is not supported at the end" in _comparison("p", good, bad)
     assert "is not supported at the end" in _comparison("p", wide, good)
     assert "is not supported at the end" in _comparison("p", result(0.2, 0.19, 0.18), good)
+
+
+def test_each_number_of_steps_is_a_training_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(STUDY, [*TINY, "networks=[concat,mi]", "steps=[6,3]", "shots=[1]", f"folder={tmp_path}"]) == 0
+    content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [one["steps"] for one in content["findings"]["networks"]] == [3, 3, 6, 6]
+    assert content["cells"].keys() == {f"affine-1-{steps}-{name}-0.01" for steps in (3, 6) for name in ("concat", "mi")}
+    shown = capsys.readouterr().out
+    assert (
+        "| affine, x in R^1, 3 steps | `mi` |" in shown
+        and "affine, x in R^1, 6 steps: not converged: `concat` " in shown
+    )

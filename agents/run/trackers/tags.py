@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-GROUPS = ("return", "success", "score", "evaluation", "optimisation", "policy", "speed", "faults")
+GROUPS = ("return", "success", "score", "evaluation", "optimisation", "policy", "diagnostics", "speed", "faults")
 """The groups in the order in which trackers show them."""
 
 MEAN = "mean"
@@ -30,6 +30,7 @@ _STARTS = (
     ("gradient_norm/", "optimisation/gradient_norm_"),
     ("value/", "optimisation/value_"),
     ("policy/", "policy/"),
+    ("diagnostics/", "diagnostics/"),
     ("policy_lag", "policy/policy_lag"),
     ("replay_", "policy/replay_"),
     ("time/", "speed/time_"),

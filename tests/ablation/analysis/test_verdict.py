@@ -16,7 +16,7 @@ from ablation.analysis.intervals import ANY, Range
 from ablation.analysis.results import Analysis, Array, Estimate, Measure, Results
 from ablation.analysis.sentences import sentences
 from ablation.analysis.statistics import compare
-from benchmarks.coverage import VARIANTS, verdict_row
+from benchmarks.coverage import GAPS, VARIANTS, tuning_row, verdict_row
 
 RNG = np.random.default_rng(0)
 NOISE = np.array([-0.02, -0.01, 0.0, 0.01, 0.02])
@@ -80,6 +80,18 @@ def test_intervals_stay_in_the_range_of_possible_differences() -> None:
 def test_false_claims_are_rare(scores: str, variants: int, runs: int) -> None:
     """At most 5%, plus the error of 1000 simulations; Games & Howell's procedure has 8% for 12 variants with 5 runs."""
     assert verdict_row(scores, variants, runs, simulations=1000)["false_claims"] <= 0.065
+
+
+@pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("variants", [2, 5, 12])
+@pytest.mark.parametrize("runs", [5, 10])
+def test_false_claims_are_rare_after_tuning(gap: float, variants: int, runs: int) -> None:
+    """Each run has its own choice, and its value has no bias. One choice for all runs of a variant hides the error of the choice."""
+    row = tuning_row("seed", gap, variants, runs, simulations=1000)
+    assert row["false_claims"] <= 0.065
+    assert abs(row["bias"]) < 0.05 < 0.5 < row["reused_bias"]
+    shared = tuning_row("variant", gap, variants, runs, simulations=1000)
+    assert (shared["false_claims"] > 0.1) == (gap > 0) and abs(shared["bias"]) < 0.05
 
 
 @pytest.mark.parametrize(("variants", "runs", "least"), [(2, 5, 0.9), (5, 5, 0.85), (12, 5, 0.6), (12, 10, 0.99)])

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run with the trackers that need no package, resumed once from an earlier checkpoint than its last row."""
     folder = tmp_path_factory.mktemp("runs") / "my-run"
-    options = [*TINY, f"run={folder}", "logger=[tensorboard,csv]"]
+    options = [*TINY, f"run={folder}", "logger=[tensorboard,csv]", "learner.diagnostics=5"]
     assert train.main([*options, "total_frames=600", "checkpoint_seconds=0", "keep_checkpoints=1000"]) == 0
     for path in sorted((folder / "checkpoints").iterdir())[12:]:
         path.unlink()
@@ -67,8 +67,11 @@ def test_tensorboard_shows_every_number_at_its_frames(run: Path) -> None:
         "return/mean",
         "success/memory-1",
         "policy/entropy",
+        "diagnostics/effective_rank/core",
         "speed/frames_per_second",
     } <= shown.keys()
+    # One measurement in five updates, each of which has a row.
+    assert 0.1 < len(shown["diagnostics/effective_rank/core"]) / len(logged) < 0.3
 
 
 def test_tensorboard_has_hparams_the_configuration_and_returns_first(run: Path) -> None:
@@ -151,6 +154,7 @@ def test_every_key_has_its_own_tag_in_a_group() -> None:
         "gradient_norm/core": 1,
         "loss/gradient_norm": 2,
         "evaluation/return/a": 1,
+        "diagnostics/cosine_mean/core": 0.5,
     }
     named = tags(row)
     assert len(named) == len(row) - 1 and all(tag.partition("/")[0] in GROUPS for tag in named)
