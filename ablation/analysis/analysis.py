@@ -5,6 +5,7 @@ from __future__ import annotations
 from ablation.analysis import efficiency, statistics
 from ablation.analysis.intervals import CONFIDENCE, RESAMPLES
 from ablation.analysis.results import Analysis, Results
+from ablation.analysis.scaling import scaling
 from ablation.analysis.sentences import Unseen, sentences
 from ablation.analysis.tuning import describe_tuning, summarize
 
@@ -27,10 +28,13 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
     }
     families = 2 if unseen_means else 1
     comparisons, unseen_comparisons = (
-        statistics.compare(values, statistics.difference_range(results.measure), families)
+        statistics.compare(values, statistics.difference_range(results.measure), results.groups, families)
+        if values
+        else ()
         for values in (means, unseen_means)
     )
     unseen = statistics.unseen(results)
+    over_size = scaling(results, means, comparisons)
     speeds = statistics.compare(efficiency.speeds(results))
     tuning = summarize(results.choices)
     paces = {name: statistics.compare(runs) for name, runs in efficiency.comparable_paces(results, threshold).items()}
@@ -50,8 +54,17 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
         comparisons=comparisons,
         unseen=unseen,
         unseen_comparisons=unseen_comparisons,
+        scaling=over_size,
         sentences=(
-            *sentences(results, means, comparisons, probes, speeds, Unseen(unseen_means, unseen_comparisons, unseen)),
+            *sentences(
+                results,
+                means,
+                comparisons,
+                probes,
+                speeds,
+                unseen=Unseen(unseen_means, unseen_comparisons, unseen),
+                scaling=over_size,
+            ),
             *describe_tuning(results, tuning),
         ),
         tuning=tuning,

@@ -27,7 +27,9 @@ def name_at_width(form: str, width: float) -> str:
 def split_width(variant: str) -> tuple[str, float | None]:
     """Form and width of a variant (`name_at_width`); None without one."""
     found = _AT_WIDTH.fullmatch(variant)
-    return (found[1], float(found[2])) if found else (variant, None)
+    if found and name_at_width(found[1], width := float(found[2])) == variant:
+        return found[1], width
+    return variant, None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +152,22 @@ class Results:
     command: str = ""
     choices: tuple[Choice, ...] = ()
 
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The widths of all variants, rising; empty if a variant has none, or all have the same."""
+        widths = {split_width(variant)[1] for variant in self.variants}
+        found = sorted(width for width in widths if width is not None)
+        return tuple(found) if len(widths) == len(found) > 1 else ()
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The variants that are compared with each other: those of the same width, or all."""
+        if not self.widths:
+            return (self.variants,)
+        return tuple(
+            tuple(variant for variant in self.variants if split_width(variant)[1] == width) for width in self.widths
+        )
+
     def of(self, variant: str) -> tuple[Run, ...]:
         """The runs of a variant, in the order of their seeds."""
         runs = (run for run in self.runs if run.variant == variant)
@@ -247,6 +265,40 @@ class Comparison:
         return self.difference if self.difference.value >= 0 else -self.difference
 
 
+class SizePoint(NamedTuple):
+    """A form at one width: the size of its agent, multiply-adds of one acting step (0 = unknown), and its mean over tasks and runs."""
+
+    width: float
+    parameters: int
+    multiply_adds: int
+    mean: Estimate
+
+
+class WidthClaim(NamedTuple):
+    """`better` differs significantly from `worse` at these widths, by these gains."""
+
+    better: str
+    worse: str
+    widths: tuple[float, ...]
+    gains: tuple[float, ...]
+    at_every_width: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scaling:
+    """A grid with several widths, by form: a variant without its width.
+
+    Attributes:
+        widths: Rising.
+        points: By form, its points by rising width.
+        claims: Of every two forms that differ at a width.
+    """
+
+    widths: tuple[float, ...]
+    points: Mapping[str, tuple[SizePoint, ...]]
+    claims: tuple[WidthClaim, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Combination:
     """Values of the tuned keys in all tuning runs of a variant.
@@ -299,7 +351,9 @@ class Analysis:
         resampled: How intervals were made, one sentence.
         unseen: Means over the tasks with unseen contexts, as `seen`, `unseen` and their difference `drop`; empty without such contexts.
         unseen_comparisons: Of every pair by the mean on unseen contexts. They and `comparisons` are tested together.
-        comparisons: Of every pair by the mean over tasks; `sentences`: what the runs support, the main one first.
+        comparisons: Of every pair by the mean over tasks, with several widths of every pair of the same width.
+        sentences: What the runs support, the main one first.
+        scaling: Curves over size; None without the axis `widths`.
         tuning: Of a tuned grid (ablation/analysis/tuning.py).
     """
 
@@ -319,4 +373,5 @@ class Analysis:
     sentences: tuple[str, ...]
     unseen: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     unseen_comparisons: tuple[Comparison, ...] = ()
+    scaling: Scaling | None = None
     tuning: Mapping[str, Tuning] = field(default_factory=dict)

@@ -6,7 +6,7 @@ Point estimates follow the paper; intervals come from ablation/analysis/interval
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 
@@ -192,10 +192,13 @@ def unseen(results: Results) -> dict[str, dict[str, Estimate]]:
     return found
 
 
-def compare(means: Mapping[str, Array], within: Range = ANY, families: int = 1) -> tuple[Comparison, ...]:
+def compare(
+    means: Mapping[str, Array], within: Range = ANY, groups: Sequence[Sequence[str]] = (), families: int = 1
+) -> tuple[Comparison, ...]:
     """Comparisons of every pair of variants, in the order of `means`: by variant, one value for each run, such as its mean over tasks.
 
-    Of `families` such sets of comparisons that are tested together, as those on seen and on unseen contexts, this is one.
+    With `groups` of variants, only the pairs within a group are compared. The correction covers those of all groups together, and of all
+    `families` of such comparisons, as those on seen and on unseen contexts, of which this is one.
 
     Tamhane's T2 (1979, "A Comparison of Procedures for Multiple Comparisons of Means with Unequal Variances"): Welch's t on the runs' means
     over tasks, with Sidak's correction for the number of pairs. It does not assume equal variances, and its tests and intervals agree. The
@@ -203,7 +206,7 @@ def compare(means: Mapping[str, Array], within: Range = ANY, families: int = 1) 
     ablations of 12 equal variants with 5 runs each. `python -m benchmarks.coverage` has the figures. It also shows where this procedure
     fails: runs that are both strongly skewed and of unequal spread.
     """
-    pairs = list(combinations(means, 2))
+    pairs = [pair for group in groups or [tuple(means)] for pair in combinations(group, 2)]
     if not pairs:
         return ()
     value, error, freedom = welch(

@@ -34,7 +34,7 @@ from system.files import write_json
 
 TUNING = "tuning"
 
-_FIXED = ("env", "experiment", "total_frames", "stop_at", "stop_at_success", "match_params")
+_FIXED = ("env", "experiment", "total_frames", "stop_at", "stop_at_success", "match_params", "match")
 """Keys, or roots of keys, in which runs that are compared must agree."""
 
 

@@ -60,6 +60,23 @@ def test_the_verdict_compares_unseen_contexts_for_themselves() -> None:
     )
 
 
+def test_variants_of_one_width_are_compared_on_both_groups(tmp_path: Path) -> None:
+    seen, unseen = (
+        {f"{name} width={width}": values for width in (1, 2) for name, values in group.items()}
+        for group in (SEEN, UNSEEN)
+    )
+    found = results(seen, unseen=unseen)
+    analysis = analyse(found)
+    pairs = [(f"concat width={width}", f"mi width={width}") for width in (1, 2)]
+    for family in (analysis.comparisons, analysis.unseen_comparisons):
+        assert [(pair.first, pair.second) for pair in family] == pairs
+    verdict = " ".join(analysis.sentences)
+    assert "all 4 comparisons of the same width, at all widths, on seen and on unseen contexts, were tested" in verdict
+    assert "mi width=1 is better than concat width=1" in verdict
+    write_report(found, analysis, tmp_path)
+    assert "Every pair of variants on unseen contexts of the same width" in (tmp_path / "report.md").read_text("utf-8")
+
+
 def test_equal_results_on_unseen_contexts_are_no_claim() -> None:
     verdict = " ".join(analyse(results(SEEN, unseen=SEEN)).sentences)
     assert "the two are not told apart" in verdict
