@@ -232,14 +232,16 @@ def set_value(config: DictConfig, key: str, value: Any) -> None:
         if not isinstance(node, DictConfig) or part not in node:
             raise _unknown_key(config, key)
         node = node._get_node(part)
-    if isinstance(node, DictConfig):
+    # The value of a key such as stop_at, and no group.
+    is_mapping = isinstance(node, DictConfig) and node._metadata.object_type is dict
+    if isinstance(node, DictConfig) and not is_mapping:
         if not isinstance(value, dict):
             raise InputError(f"{_assign(key, value)} is no value: {key} is a group of keys, write {key}.<key>=value.")
         for name, item in value.items():
             set_value(config, f"{key}.{name}", item)
         return
     try:
-        OmegaConf.update(config, key, _fit(node, value), merge=True)
+        OmegaConf.update(config, key, _fit(node, value), merge=not is_mapping)
     except (OmegaConfBaseException, ValueError, TypeError, ArithmeticError) as error:
         wanted = next((words for kind, words in _KINDS.items() if isinstance(node, kind)), "another value")
         raise InputError(f"{_assign(key, value)} is not {wanted}: give one.") from error

@@ -149,6 +149,13 @@ def test_cached_choices_compose_the_same_configuration(program: str, overrides: 
             composition.compose_config(program, [*overrides, "seed@here=1"])
 
 
+@pytest.mark.parametrize("value", ["{return: 3}", "{success: 0.5, return: 3}", "null"])
+def test_a_mapping_of_a_preset_is_replaced_as_a_whole(value: str) -> None:
+    preset = compose_train(["experiment=ponti8"]).stop_at
+    given = compose_train(["experiment=ponti8", f"stop_at={value}"]).stop_at
+    assert preset and given != preset and given == compose_train(["env=conditional", f"stop_at={value}"]).stop_at
+
+
 def test_presets_of_grids_are_refused_by_train() -> None:
     with pytest.raises(InputError, match="experiment=ablate_conditional is unknown"):
         compose_train(["experiment=ablate_conditional"])

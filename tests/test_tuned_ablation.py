@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ablate
+from ablation.grid import tuning
+from ablation.grid.grid import Cell
+from ablation.grid.scheduler import CellStatus, State
 from agents.storage.checkpoint import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -84,13 +88,29 @@ def test_a_grid_that_is_killed_while_it_is_tuned_resumes_to_the_same_report(
 
 
 @pytest.mark.slow
-def test_without_any_tuning_run_there_is_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "grid" / "tuning").mkdir(parents=True)
-    for rate in (0.001, 0.01):
-        # No process can write into a file.
-        folder = tmp_path / "grid" / "tuning" / f"mi,learner.learning_rate={rate}-seed1000000000"
-        (folder / "config.yaml").mkdir(parents=True)
-    arguments = [*TINY, "fusions=[mi]", "seeds=1", "total_frames=1000", f"folder={tmp_path / 'grid'}"]
-    code = ablate.main([*arguments, "tune={learner.learning_rate: [1e-3, 1e-2]}"])
+def test_values_whose_training_fails_are_named_and_not_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*TINY, "fusions=[mi]", "seeds=1", "total_frames=8000", f"folder={tmp_path}"]
+    assert ablate.main([*arguments, "tune={learner.learning_rate: [1e30, 1e-3]}"]) == 1
     output, errors = capsys.readouterr()
-    assert code != 0 and "Traceback" not in output + errors
+    failed = "mi,learner.learning_rate=1e+30-seed1000000000"
+    assert f"{failed}: failed: " in output and f"1 tuning run failed and does not count: {failed} (" in output
+    assert "mi: learner.learning_rate=0.001\n" in output and "Traceback" not in output + errors
+    # The choice is final, because its run has begun.
+    assert ablate.main([*arguments, "tune={learner.learning_rate: [1e30, 1e-3]}"]) == 0
+    assert f"{failed}: failed" not in capsys.readouterr().out
+
+
+def test_without_a_tuning_run_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: object, cells: Sequence[Cell], command: object) -> dict[str, CellStatus]:
+        return {cell.name: CellStatus(State.FAILED, reason="it broke") for cell in cells}
+
+    monkeypatch.setattr(tuning, "run_grid", fail)
+    arguments = [*TINY, "fusions=[mi]", "seeds=1", f"folder={tmp_path}", "tune={learner.learning_rate: [1e-3, 1e-2]}"]
+    assert ablate.main(arguments) == 1
+    output, errors = capsys.readouterr()
+    assert output == "mi: no choice, because every tuning run failed\n" and errors.startswith("error: every run failed")
+    assert not (tmp_path / "grid.json").exists() and not (tmp_path / "report.html").exists()

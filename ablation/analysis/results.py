@@ -68,6 +68,7 @@ class Run:
     Attributes:
         variant: The setting that is compared, such as "mi" or "mi core=mlstm"; its runs differ in their seed only.
         values: By task, the mean of the measure over the evaluation's episodes.
+        unseen: The same on contexts that training left out, for the tasks that have some; empty if it left none out.
         probed: By probe and task, the same with the context of the probe (agents/evaluation/probes.py); empty without probes.
         episodes: Of each task in the evaluation.
         parameters, multiply_adds, frames, seconds, frames_per_second: Of training; multiply_adds of one acting step.
@@ -79,6 +80,7 @@ class Run:
     variant: str
     seed: int
     values: Mapping[str, float]
+    unseen: Mapping[str, float] = field(default_factory=dict)
     probed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     curve: Curve
     episodes: int
@@ -156,6 +158,15 @@ class Results:
     def matrix(self, variant: str) -> Array:
         """Values of a variant [its runs, tasks]."""
         return np.array([[run.values[task] for task in self.tasks] for run in self.of(variant)], np.float64)
+
+    @property
+    def unseen_tasks(self) -> tuple[str, ...]:
+        """The tasks that every run has played on contexts that training left out."""
+        return tuple(task for task in self.tasks if all(task in run.unseen for run in self.runs))
+
+    def unseen_matrix(self, variant: str) -> Array:
+        """Values of a variant on those contexts [its runs, unseen_tasks]."""
+        return np.array([[run.unseen[task] for task in self.unseen_tasks] for run in self.of(variant)], np.float64)
 
 
 class Estimate(NamedTuple):
@@ -286,6 +297,8 @@ class Analysis:
         frames: [N] of all `curves`.
         probes: By probe, the loss of the mean over tasks; empty without probes.
         resampled: How intervals were made, one sentence.
+        unseen: Means over the tasks with unseen contexts, as `seen`, `unseen` and their difference `drop`; empty without such contexts.
+        unseen_comparisons: Of every pair by the mean on unseen contexts. They and `comparisons` are tested together.
         comparisons: Of every pair by the mean over tasks; `sentences`: what the runs support, the main one first.
         tuning: Of a tuned grid (ablation/analysis/tuning.py).
     """
@@ -304,4 +317,6 @@ class Analysis:
     resampled: str
     comparisons: tuple[Comparison, ...]
     sentences: tuple[str, ...]
+    unseen: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    unseen_comparisons: tuple[Comparison, ...] = ()
     tuning: Mapping[str, Tuning] = field(default_factory=dict)

@@ -45,18 +45,37 @@ class Words(NamedTuple):
 _SPEED = Words("faster")
 
 
+class Unseen(NamedTuple):
+    """Results on contexts that training left out; empty without such contexts.
+
+    Attributes:
+        means: By variant, the compared value of each run.
+        comparisons: Of every pair by them.
+        values: `Analysis.unseen`.
+    """
+
+    means: Mapping[str, Array]
+    comparisons: Sequence[Comparison]
+    values: Mapping[str, Mapping[str, Estimate]]
+
+
+_NO_UNSEEN = Unseen({}, (), {})
+
+
 def sentences(
     results: Results,
     means: Mapping[str, Array],
     comparisons: Sequence[Comparison],
     probes: Mapping[str, Mapping[str, Estimate]],
     speeds: Sequence[Comparison],
+    unseen: Unseen = _NO_UNSEEN,
 ) -> Iterator[str]:
     """All sentences, the main one first.
 
     Args:
         comparisons, speeds: Of every pair, by `means` and by frames per second.
         probes: By variant and probe, what the mean over tasks loses under the probe.
+        unseen: The results on contexts that training left out.
     """
     claimed = [pair for pair in comparisons if pair.claimed]
     yield _main_sentence(results, means, comparisons)
@@ -67,9 +86,13 @@ def sentences(
     else:
         yield from (f"Supported: {group}." for group in _describe_claims(means, claimed, Words()))
     yield from _unsupported(means, comparisons)
+    yield from _on_unseen(results, unseen)
     yield from _doubts_about_seeds(means)
     if _tested(comparisons):
-        pairs = f"all {len(comparisons)} pairs were tested together" if len(comparisons) > 1 else "the pair was tested"
+        tests = len(comparisons) + len(unseen.comparisons)
+        pairs = f"all {tests} pairs were tested together" if tests > 1 else "the pair was tested"
+        if unseen.comparisons:
+            pairs = f"all {tests} comparisons, on seen and on unseen contexts, were tested together"
         yield (
             f"This is about other seeds on the same {count(len(results.tasks), 'task')}; {pairs} (Welch's t, Sidak's correction), so "
             "that among variants that are all alike a difference is claimed in about 1 of 20 ablations at most."
@@ -287,6 +310,26 @@ def _doubts_about_seeds(means: Mapping[str, Array]) -> Iterator[str]:
     if alike:
         untested = ", and these cannot be tested against each other" if len(alike) > 1 else ""
         yield f"All seeds ended alike for {join_words(alike)}: without any spread there is no interval{untested}."
+
+
+def _on_unseen(results: Results, unseen: Unseen) -> Iterator[str]:
+    """The same comparison on contexts that training left out, and which variants lose on them."""
+    if not unseen.means:
+        return
+    tasks = count(len(results.unseen_tasks), "task")
+    start = f"On contexts that training left out, the mean {results.measure.name} over {tasks} is"
+    if len(unseen.means) == 1:
+        (found,) = unseen.values.values()
+        yield f"{start} {numbers.in_words(found['unseen'], number)}."
+    else:
+        yield f"{start} {_values(unseen.means, number)}; {_claims(unseen.means, unseen.comparisons, Words())}."
+    drops = {variant: found["drop"] for variant, found in unseen.values.items()}
+    worse = [variant for variant, drop in drops.items() if drop.low is not None and drop.low > 0]
+    if worse:
+        lost = join_words(f"{variant} {numbers.in_words(drops[variant], number)}" for variant in worse)
+        yield f"From seen to unseen contexts, with an interval for each variant alone, these lose: {lost}."
+    if rest := [variant for variant in drops if variant not in worse]:
+        yield f"That unseen contexts are harder than seen ones is not supported for {join_words(rest)}."
 
 
 def _context_use(probes: Mapping[str, Mapping[str, Estimate]]) -> Iterator[str]:

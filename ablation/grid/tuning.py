@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,14 @@ class _Plan:
     """A choice to make: for the run of `seed` of a variant, or with None for all of them.
 
     Attributes:
-        tests: For each combination, the cells of the grid that the choice is for.
+        runs: Folders of the runs that the choice is for.
         trials: The tuning runs: a combination and a cell.
     """
 
     variant: str
     seed: int | None
-    tests: list[list[Cell]]
-    trials: list[tuple[Mapping[str, Any], Cell]]
+    runs: Sequence[Path]
+    trials: Sequence[tuple[Mapping[str, Any], Cell]]
 
 
 class TunedGrid:
@@ -82,8 +83,8 @@ class TunedGrid:
                 check_existing_run(cell)
             choice = known.get((plan.variant, plan.seed))
             names = [cell.name for _, cell in plan.trials]
-            has_begun = any(holds_run(cell.folder) for cell in plan.tests[0])
-            if choice and choice.chosen and has_begun and [run.run for run in choice.runs] == names:
+            is_same = choice and choice.chosen in self._combinations and [run.run for run in choice.runs] == names
+            if choice and is_same and any(map(holds_run, plan.runs)):
                 final.append(choice)
             else:
                 unmade.append(plan)
@@ -112,7 +113,7 @@ class TunedGrid:
                         f"Two tuning runs would share the folder {cell.name}: give values that differ in letters or digits."
                     )
                 names.add(cell.name)
-            yield _Plan(variant, seed, [[cells[place] for place in own] for cells in self._tests], trials)
+            yield _Plan(variant, seed, [self._tests[0][place].folder for place in own], trials)
 
     def _trial(self, cell: Cell, values: Mapping[str, Any], seed: int) -> Cell:
         """A tuning run with the settings of a run of the grid."""
@@ -151,8 +152,7 @@ class TunedGrid:
     def _play(self, plans: Sequence[_Plan], command: Sequence[str]) -> tuple[list[Choice], bool]:
         """Makes these choices. Returns them, and whether a tuning run failed."""
         # The first tuning seed of every choice, then the second.
-        ranked = itertools.zip_longest(*(plan.trials for plan in plans))
-        cells = [trial[1] for trials in ranked for trial in trials if trial]
+        cells = [cell for trials in zip(*(plan.trials for plan in plans), strict=True) for _, cell in trials]
         (self.folder / TUNING).mkdir(exist_ok=True)
         status = run_grid(self._config, cells, command)
         finished = [cell.folder for cell in cells if status[cell.name].state is State.FINISHED]

@@ -29,7 +29,14 @@ MEAN_OVER_TASKS = "mean over tasks"
 _INTERVAL = ("low", "high")
 _DIFFERENCE = ("first", "second", "difference", *_INTERVAL, "p", "claimed")
 """Columns of a comparison; the difference is first minus second, in the order in which the variants were given."""
-_COMPARING = ("improvement", "comparisons", "config_differences", "sample_efficiency_pairs", "wall_clock_pairs")
+_COMPARING = (
+    "improvement",
+    "comparisons",
+    "unseen_comparisons",
+    "config_differences",
+    "sample_efficiency_pairs",
+    "wall_clock_pairs",
+)
 """Tables that a report on one variant leaves out."""
 _AGGREGATES = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 
@@ -130,9 +137,14 @@ def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[
             "tasks", "Evaluation by task", "task", analysis.tasks, write, results.tasks, value="mean", turned=True
         ),
         Table(Data("values", ("variant", "run", "seed", "task", "value"), values)),
-        _comparisons(analysis, write),
+        _comparisons("comparisons", "Every pair of variants", analysis.comparisons, write),
         *_efficiency(results, analysis, write),
     ]
+    if analysis.unseen:
+        title, keys = "Seen and unseen contexts", ("seen", "unseen", "drop")
+        tables.append(_estimates("unseen", title, "contexts", analysis.unseen, write, keys))
+        title = "Every pair of variants on unseen contexts"
+        tables.append(_comparisons("unseen_comparisons", title, analysis.unseen_comparisons, write))
     if probes:
         tables.append(
             _estimates("probes", "What each probe takes", "probe", analysis.probes, write, probes, value="loss")
@@ -255,8 +267,7 @@ def _where(results: Results) -> Table:
     return Table(_runs(results).data, "Code, machine and versions", ("", "of the runs"), rows, numeric=False)
 
 
-def _comparisons(analysis: Analysis, write: Write) -> Table:
-    pairs = analysis.comparisons
+def _comparisons(name: str, title: str, pairs: Sequence[Comparison], write: Write) -> Table:
     texts = tuple(
         (
             pair.name,
@@ -267,7 +278,7 @@ def _comparisons(analysis: Analysis, write: Write) -> Table:
         for pair in pairs
     )
     head = ("pair", "difference of the means", "p, corrected", "told apart")
-    return Table(Data("comparisons", _DIFFERENCE, list(map(_pair_row, pairs))), "Every pair of variants", head, texts)
+    return Table(Data(name, _DIFFERENCE, list(map(_pair_row, pairs))), title, head, texts)
 
 
 def _pairs(name: str, title: str, analysis: Analysis, quantities: Mapping[str, tuple[str, Write]]) -> Table:

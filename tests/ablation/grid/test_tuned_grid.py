@@ -99,7 +99,7 @@ def test_every_run_has_tuning_runs_for_each_combination() -> None:
 
 def test_a_choice_for_a_whole_variant_is_made_once() -> None:
     grid = grid_of("fusions=[mi]", "seeds=3", RATES, "tune_per=variant", "tune_seeds=2")
-    assert {(plan.variant, plan.seed, len(plan.tests[0])) for plan in grid._plans} == {("mi", None, 3)}
+    assert {(plan.variant, plan.seed, len(plan.runs)) for plan in grid._plans} == {("mi", None, 3)}
     assert {cell.seed for _, cell in trials(grid)} == {1000000000, 1000000001}
 
 
@@ -215,6 +215,15 @@ def test_a_damaged_file_of_choices_is_refused(played: Played, tmp_path: Path) ->
     change(tmp_path / "tuning.json", choices=[{"variant": "mi"}])
     with pytest.raises(InputError, match="tuning.json is damaged"):
         grid.tune([])
+
+
+def test_a_choice_of_other_values_in_the_file_is_made_again(played: Played, tmp_path: Path) -> None:
+    grid = grid_of(f"folder={tmp_path}", "fusions=[mi]", "seeds=1", RATES)
+    cells, choices, _ = grid.tune([])
+    played.play(cells[0])
+    for chosen in ({"learner.learning_rate": 7}, {"core": "gru"}, None):
+        change(tmp_path / "tuning.json", choices=[tuning._to_json(dataclasses.replace(choices[0], chosen=chosen))])
+        assert grid.tune([])[0] == cells
 
 
 @pytest.mark.parametrize(

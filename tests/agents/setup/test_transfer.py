@@ -18,6 +18,7 @@ from torch import Tensor
 
 import evaluate
 import train
+from agents.acting.policy import context_rows
 from agents.fusion import FUSIONS
 from agents.fusion.segments import Segments
 from agents.learning.learner import Learner
@@ -58,8 +59,7 @@ def trained(config: TrainConfig, env: EnvSpec, seed: int = 0) -> Learner:
 def outputs(learner: Learner, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Logits and unnormalised values."""
     network, popart = learner.network, learner.objective.popart
-    rows = network.context_encoder.context_rows(batch["task"].numpy(), batch["instruction"].numpy())
-    distinct, index = distinct_contexts(rows)
+    distinct, index = distinct_contexts(context_rows(network, batch))
     contexts = network.context_encoder.contexts_from_rows(distinct)
     segments = Segments(torch.from_numpy(index), len(contexts.task))
     output = network.unroll(batch, batch["core_state"], network.condition(contexts), segments)
