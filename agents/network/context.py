@@ -70,7 +70,7 @@ class ContextEncoder(nn.Module):
         dropout: Share of the seeds for which z is zero.
 
     Attributes:
-        noise, dropout: May be changed; acting policies need `Policy.weights_changed` then.
+        noise, dropout: May be changed before a policy acts.
         tokens_have_noise: Whether noise is drawn for each token instead of for z alone; set by AgentNetwork.
         size: Z. The last `instruction_size` of them belong to the instruction.
         reads_task, reads_instruction, reads_vector: The parts of the context.

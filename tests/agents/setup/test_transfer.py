@@ -120,7 +120,9 @@ def learner_of(overrides: list[str], seed: int = 1) -> tuple[TrainConfig, EnvSpe
 
 def test_a_checkpoint_is_read_and_recorded(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoints", *TINY)
-    config, env, learner = learner_of([*TINY, OTHER_TASKS, f"init={tmp_path}"])
+    config, env, learner = learner_of(
+        [*TINY, OTHER_TASKS, f"init={tmp_path}", "context.noise=1", "context.dropout=0.1"]
+    )
     assert start_from(config, env, learner) == {
         "init": str(tmp_path),
         "checkpoint": str(checkpoint),
