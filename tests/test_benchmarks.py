@@ -64,13 +64,24 @@ def check_spreads(row: dict[str, Any], *keys: str) -> None:
 
 
 @pytest.mark.slow
-def test_startup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = f"{' '.join(SMALL)} runtime=serial"
-    one, other = rows(capsys, "startup", f"case=one: {words}", f"checkout=other: {startup.ROOT} {words}")
+    # A stand-in for another checkout: each start of the real one takes seconds.
+    (tmp_path / "train.py").write_text(
+        "import pathlib, sys, time\n"
+        "keys = dict(word.split('=', 1) for word in sys.argv[1:])\n"
+        "assert keys['core.size'] == '8' and keys['log_frames'] == '1', keys\n"
+        "run = pathlib.Path(keys['run'])\n"
+        "run.mkdir()\n"
+        "(run / 'metrics.jsonl').write_text('{}\\n')\n"
+        "time.sleep(1000)\n",
+        encoding="utf-8",
+    )
+    one, other = rows(capsys, "startup", f"case=one: {words}", f"checkout=other: {tmp_path} {words}")
     assert [one["case"], other["case"]] == ["one", "other"]
     for row in (one, other):
         check_spreads(row, "seconds", "cpu_seconds", "times_first")
-    assert one["times_first"] == {"median": 1, "min": 1, "max": 1}
+    assert one["times_first"] == {"median": 1, "min": 1, "max": 1} and other["checkout"] == str(tmp_path)
 
 
 @pytest.mark.slow
