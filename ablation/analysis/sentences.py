@@ -113,6 +113,10 @@ def sentences(
             f"Differences may be due to size: {large} has {count(sizes[large], 'parameter')}, {more} {small} ({sizes[small]:,})."
         )
     runs = speeds_by_variant(results)
+    if not all(values.all() for values in runs.values()):
+        # The speed of a run is measured after its first updates (agents/run/timing.py).
+        yield "Frames per second are not compared: a run is too short to measure them."
+        return
     span = numbers.ranged([float(values.mean()) for values in runs.values()], numbers.count)
     if len(runs) == 1:
         ((_, values),) = runs.items()
