@@ -1,4 +1,4 @@
-"""tests.stress.soak for 12 seconds and with a small suite. They are too short for the limit on growth of memory: allocators still warm up."""
+"""tests.stress.soak for 12 seconds with a small suite: too short for the limit on growth of memory, because allocators still warm up."""
 
 from __future__ import annotations
 
