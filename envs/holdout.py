@@ -15,6 +15,7 @@ import numpy as np
 
 from envs.suite import EnvConfig
 from system.errors import InputError
+from system.words import count
 
 MOST_FRACTION = 0.5
 """With more, a part of the pairs might not occur in training at all."""
@@ -42,7 +43,7 @@ def held_out(config: EnvConfig, pairs: Mapping[str, tuple[str, str]], others: Co
     number = round(fraction * len(pairs)) if 0 < fraction <= MOST_FRACTION else 0
     if not number:
         raise InputError(
-            f"env.holdout_fraction={fraction} is out of range: give 0, or a fraction of the {len(pairs)} pairs from "
+            f"env.holdout_fraction={fraction} is out of range: give 0, or a fraction of the {count(len(pairs), 'pair')} from "
             f"{1 / len(pairs):.3f} to {MOST_FRACTION}, so that each part of a pair occurs in training."
         )
     if config.holdout_seed < 0:
