@@ -14,7 +14,19 @@ import pytest
 import torch
 
 from agents.fusion.multiplicative import MultiplicativeInteraction
-from benchmarks import bound, environment, fusion, fusion_layers, gpu, learners, network, scaling, startup, throughput
+from benchmarks import (
+    bound,
+    environment,
+    extras,
+    fusion,
+    fusion_layers,
+    gpu,
+    learners,
+    network,
+    scaling,
+    startup,
+    throughput,
+)
 from benchmarks.batches import collect, synthetic, updates
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError, parse
@@ -32,7 +44,7 @@ SMALL = [
 ]
 PROGRAMS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (bound, environment, fusion, gpu, learners, network, scaling, startup, throughput)
+    for module in (bound, environment, extras, fusion, gpu, learners, network, scaling, startup, throughput)
 }
 
 
@@ -52,13 +64,24 @@ def check_spreads(row: dict[str, Any], *keys: str) -> None:
 
 
 @pytest.mark.slow
-def test_startup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = f"{' '.join(SMALL)} runtime=serial"
-    one, other = rows(capsys, "startup", f"case=one: {words}", f"checkout=other: {startup.ROOT} {words}")
+    # A stand-in for another checkout: each start of the real one takes seconds.
+    (tmp_path / "train.py").write_text(
+        "import pathlib, sys, time\n"
+        "keys = dict(word.split('=', 1) for word in sys.argv[1:])\n"
+        "assert keys['core.size'] == '8' and keys['log_frames'] == '1', keys\n"
+        "run = pathlib.Path(keys['run'])\n"
+        "run.mkdir()\n"
+        "(run / 'metrics.jsonl').write_text('{}\\n')\n"
+        "time.sleep(1000)\n",
+        encoding="utf-8",
+    )
+    one, other = rows(capsys, "startup", f"case=one: {words}", f"checkout=other: {tmp_path} {words}")
     assert [one["case"], other["case"]] == ["one", "other"]
     for row in (one, other):
         check_spreads(row, "seconds", "cpu_seconds", "times_first")
-    assert one["times_first"] == {"median": 1, "min": 1, "max": 1}
+    assert one["times_first"] == {"median": 1, "min": 1, "max": 1} and other["checkout"] == str(tmp_path)
 
 
 @pytest.mark.slow
@@ -152,6 +175,18 @@ def test_fusion(capsys: pytest.CaptureFixture[str]) -> None:
     for row, numbers in ((concat, 64), (interaction, 64 * (64 + 4 + 1 + 1))):
         assert row["learner_modulation_bytes"] == 20 * numbers * 4
         assert row["acting_modulation_bytes"] == 80 * numbers * 4
+
+
+def test_extras(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, "extras", "cases=8-tasks", "precision=fp32", *FEW, *SMALL[3:])
+    assert [row["extra"] for row in found] == ["plain", "diagnostics", "noise", "dropout"]
+    for row in found:
+        for part in ("", "cpu_", "acting_", "acting_cpu_"):
+            check_spreads(row, f"{part}times_plain")
+            assert row["extra"] != "plain" or row[f"{part}times_plain"]["median"] == 1
+        assert row["tasks"] == 8
+    plain, diagnostics, noise, dropout = (row["contexts_per_batch"] for row in found)
+    assert plain == diagnostics == 8 < dropout <= 16 < noise
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 import train
 
 ROOT = Path(train.__file__).parent
+SMALL = ["env=conditional", "runtime=serial", "runtime.slots_per_actor=8", "learner.batch_size=8"]
 
 
 def without_a_reader(*command: str, also_stderr: bool = False) -> subprocess.CompletedProcess[str]:
@@ -25,8 +26,7 @@ def without_a_reader(*command: str, also_stderr: bool = False) -> subprocess.Com
 
 @pytest.mark.slow
 def test_a_run_and_its_evaluation(tmp_path: Path) -> None:
-    small = ["env=conditional", "runtime=serial", "runtime.slots_per_actor=8", "learner.batch_size=8"]
-    ended = without_a_reader("train.py", *small, "total_frames=2000", f"run={tmp_path}")
+    ended = without_a_reader("train.py", *SMALL, "total_frames=500", f"run={tmp_path}")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert (tmp_path / "result.json").exists() and list((tmp_path / "checkpoints").iterdir())
     ended = without_a_reader("evaluate.py", f"run={tmp_path}", "episodes=2", "threads=1")
@@ -55,9 +55,7 @@ def test_help(program: str) -> None:
 def test_streams_that_are_closed_from_the_start(streams: tuple[int, ...], tmp_path: Path) -> None:
     """As by `>&-`. No file may get a descriptor of a standard stream, and with it the output of libraries."""
     closed = " ".join(f"{number}>&-" for number in streams)
-    small = (
-        "env=conditional runtime=serial runtime.slots_per_actor=8 learner.batch_size=8 total_frames=500 display=false"
-    )
+    small = " ".join([*SMALL, "total_frames=500", "display=false"])
     for arguments, code in ((small, 0), ("fusion=mj", 2)):
         line = f'exec "$0" "$1" {arguments} "$2" {closed}'
         words = ["bash", "-c", line, sys.executable, "train.py", f"run={tmp_path / 'run'}"]
@@ -83,7 +81,7 @@ def test_an_error_without_a_reader() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 @pytest.mark.parametrize(
-    ("program", "code"), [(["train.py", "--help"], 0), (["doctor.py"], 0), (["train.py", "fusion=mj"], 2)]
+    ("program", "code"), [(["train.py", "--help"], 0), (["doctor.py", *SMALL], 0), (["train.py", "fusion=mj"], 2)]
 )
 def test_a_disk_that_is_full(program: list[str], code: int) -> None:
     with Path("/dev/full").open("w") as full:

@@ -20,19 +20,29 @@ SMALL = ["torso.size=16", "core.size=16", "fusion.size=16", "learner.unroll_leng
 ONE_ACTOR = ["runtime.num_actors=1", "runtime.slots_per_actor=4", "display=false"]
 
 
-def program(name: str, *arguments: str, fake: bool) -> None:
-    """Runs a program to its end."""
+BOTH = """
+import json, sys
+import evaluate, train
+first, second = map(json.loads, sys.argv[1:])
+if __name__ == "__main__":
+    assert train.main(first) == 0 and evaluate.main(second) == 0
+"""
+"""Both programs in one process: the start takes longer than they do."""
+
+
+def programs(*arguments: list[str], fake: bool) -> None:
+    """Runs train.py and evaluate.py to their ends."""
     folders = [str(FAKE_ENVPOOL)] if fake and not has_newer_envpool() else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, str(ROOT)])}
-    command = [sys.executable, str(ROOT / f"{name}.py"), *arguments]
+    command = [sys.executable, "-c", BOTH, *map(json.dumps, arguments)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def trained_and_evaluated(folder: Path, *keys: str, frames: int, fake: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """result.json and evaluation.json; all numbers of metrics.jsonl are finite."""
-    program("train", *keys, *SMALL, *ONE_ACTOR, f"run={folder}", f"total_frames={frames}", "log_seconds=0", fake=fake)
-    program("evaluate", f"run={folder}", "episodes=2", "slots=2", fake=fake)
+    train = [*keys, *SMALL, *ONE_ACTOR, f"run={folder}", f"total_frames={frames}", "log_seconds=0"]
+    programs(train, [f"run={folder}", "episodes=2", "slots=2", "threads=1"], fake=fake)
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         losses = [value for key, value in json.loads(line).items() if key.startswith("loss/")]
         assert np.isfinite(losses).all()
@@ -55,7 +65,7 @@ def test_metaworld_trains_with_continuous_actions_and_reports_success(tmp_path: 
 
 @pytest.mark.slow
 def test_procgen_trains_and_reports_normalised_scores(tmp_path: Path) -> None:
-    keys = ["env=procgen", "env.tasks=[dodgeball,starpilot]", "torso=shallow"]
+    keys = ["env=procgen", "runtime=serial", "env.tasks=[dodgeball,starpilot]", "torso=shallow"]
     result, evaluation = trained_and_evaluated(tmp_path, *keys, frames=3000, fake=True)
     for task, row in result["tasks"].items():
         low, high = {"dodgeball": (1.5, 19), "starpilot": (2.5, 64)}[task]
@@ -67,7 +77,7 @@ def test_procgen_trains_and_reports_normalised_scores(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("observation", ["symbolic", "pixels"])
 def test_craftax_trains_and_reports_the_percentage_of_the_maximum(tmp_path: Path, observation: str) -> None:
-    kind = ["torso.hidden=[16]"] if observation == "symbolic" else ["torso=shallow"]
+    kind = ["torso.hidden=[16]", "runtime=serial"] if observation == "symbolic" else ["torso=shallow"]
     keys = ["env=craftax", f"env.observation={observation}", *kind]
     result, evaluation = trained_and_evaluated(tmp_path, *keys, frames=2400, fake=True)
     row = result["tasks"]["classic"]

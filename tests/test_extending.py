@@ -58,13 +58,14 @@ def test_the_fusion_of_the_page_is_small_and_has_the_properties(folder: Path, mo
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_work(folder: Path) -> None:
-    assert len(COMMANDS) == 5
+    """With fewer frames."""
+    assert len(COMMANDS) == 5 and sum("total_frames=" in command for command in COMMANDS) == 3
     for command in COMMANDS:
-        ended = run(folder, command)
+        ended = run(folder, re.sub(r"total_frames=(\d+)000", r"total_frames=\g<1>00", command))
         assert ended.returncode == 0, (command, ended.stderr, ended.stdout[-2000:])
     config = (folder / "mine" / "config.yaml").read_text(encoding="utf-8")
     assert "name: tanh_gate" in config and "- my_parts" in config
-    assert json.loads((folder / "mine" / "result.json").read_text(encoding="utf-8"))["frames"] >= 30_000
+    assert json.loads((folder / "mine" / "result.json").read_text(encoding="utf-8"))["frames"] >= 3_000
     assert json.loads((folder / "mine" / "evaluation.json").read_text(encoding="utf-8"))["tasks"]
     cells = {
         row["variant"] for row in json.loads((folder / "compared" / "grid.json").read_text(encoding="utf-8"))["cells"]
@@ -74,7 +75,7 @@ def test_the_commands_of_the_page_work(folder: Path) -> None:
     )
     # Without the module on the command line nothing of it is imported.
     (folder / "my_parts.py").write_text("open('canary', 'w').close()\n" + PARTS, encoding="utf-8")
-    for command in ("python evaluate.py run=mine", "python train.py run=mine resume=true total_frames=40000"):
+    for command in ("python evaluate.py run=mine", "python train.py run=mine resume=true total_frames=4000"):
         ended = run(folder, command)
         assert ended.returncode == 2 and ended.stderr.count("\n") == 1
         assert "plugins names my_parts, which would be imported" in ended.stderr and not (folder / "canary").exists()

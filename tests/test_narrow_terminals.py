@@ -21,22 +21,35 @@ SMALL = [
     *("learner.batch_size=8", "fusion.size=16", "torso.hidden=[16]", "log_seconds=0.1"),
 ]
 PROGRAMS = {
-    "train": ["train.py", *SMALL, "total_frames=1000", "run={folder}/run"],
-    "evaluate": ["evaluate.py", "run={folder}/run", "episodes=2", "probe=swap", "threads=1"],
-    "doctor": ["doctor.py", *SMALL, "run={folder}/other"],
+    "train": ["train", *SMALL, "total_frames=1000", "run={folder}/run"],
+    "evaluate": ["evaluate", "run={folder}/run", "episodes=2", "probe=swap", "threads=1"],
+    "doctor": ["doctor", *SMALL, "run={folder}/other"],
     "ablate": [
-        *("ablate.py", *SMALL, "fusions=[concat]", "seeds=1", "episodes=2", "total_frames=300"),
+        *("ablate", *SMALL, "fusions=[concat]", "seeds=1", "episodes=2", "total_frames=300"),
         *("parallel=1", "folder={folder}/grid"),
     ],
     "population": [
-        *("population.py", *SMALL, "total_frames=600", "burn_in_frames=300", "ready_frames=300", "members=2"),
+        *("population", *SMALL, "total_frames=600", "burn_in_frames=300", "ready_frames=300", "members=2"),
         *("parallel=1", "folder={folder}/population"),
     ],
     "study": [
-        *("-m", "studies.synthetic", "quick=true", "functions=[dot]", "networks=[mi]", "dimensions=[1,2]", "steps=10"),
+        *("studies.synthetic", "quick=true", "functions=[dot]", "networks=[mi]", "dimensions=[1,2]", "steps=10"),
         *("parallel=1", "folder={folder}/study"),
     ],
 }
+"""The module and the arguments of each program."""
+
+ALL = """
+import importlib, itertools, sys
+for is_end, words in itertools.groupby(sys.argv[1:], ";".__eq__):
+    if is_end:
+        continue
+    name, module, *arguments = words
+    program = importlib.import_module(module)
+    study = [program.STUDY] if name == "study" else []
+    print(f"<{name} ends with {program.main(*study, arguments)}>", flush=True)
+"""
+"""Runs programs, each `name module arguments ;`, one after the other in one process, because each process imports torch for seconds."""
 
 
 def in_a_narrow_terminal(words: list[str]) -> tuple[int, str]:
@@ -72,11 +85,13 @@ def in_a_narrow_terminal(words: list[str]) -> tuple[int, str]:
 def test_every_program(tmp_path: Path) -> None:
     # Not ASCII, so Python decodes the name with surrogates.
     folder = tmp_path / "größe"
-    for name, words in PROGRAMS.items():
-        code, output = in_a_narrow_terminal([word.format(folder=folder) for word in words])
-        assert (name, code) == (name, 0), output
-        assert "Traceback" not in output
-        assert "\x1b[" in output or name in ("evaluate", "doctor")
+    words = [word.format(folder=folder) for name, words in PROGRAMS.items() for word in (name, *words, ";")]
+    code, output = in_a_narrow_terminal(["-c", ALL, *words])
+    assert code == 0 and "Traceback" not in output, output
+    for name in PROGRAMS:
+        own, end, output = output.partition(f"<{name} ends with 0>")
+        assert end, own
+        assert "\x1b[" in own or name in ("evaluate", "doctor")
     for path in (
         "run/result.json",
         "run/evaluation.json",

@@ -112,8 +112,17 @@ def temporary_files(pid: int, folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole_group", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "whole_group"),
+    [
+        ("actors", False),
+        ("actors", True),
+        ("processes of slots", False),
+        ("the learner itself", True),
+        ("several learners", False),
+        ("several learners", True),
+    ],
+)
 def test_a_killed_learner_leaves_no_processes_and_files(
     kind: str, whole_group: bool, tmp_path: Path, started: Path
 ) -> None:
@@ -204,16 +213,16 @@ def test_a_run_continues_without_its_supervisor(tmp_path: Path, started: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_no_signal_ends_the_supervisor_before_its_learner(number: int, tmp_path: Path, started: Path) -> None:
-    run = tmp_path / "run"
+def test_no_signal_ends_the_supervisor_before_its_learner(tmp_path: Path, started: Path) -> None:
+    run, numbers = tmp_path / "run", (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     process = begin("train.py", *TINY, *KINDS["the learner itself"], f"run={run}", LONG)
     try:
         eventually(lambda: process.poll() is not None or has_started(run, started))
         supervisor = supervisor_of(process.pid)
         process.send_signal(signal.SIGSTOP)
-        os.killpg(process.pid, number)
-        supervisor.send_signal(number)
+        for number in numbers:
+            os.killpg(process.pid, number)
+            supervisor.send_signal(number)
         # A deadly signal would have ended it by now.
         time.sleep(0.5)
         assert supervisor.is_running() and supervisor.memory_info().rss < 32 * 2**20

@@ -5,6 +5,7 @@
                           ended by a Ctrl-C to its process group
     kills=100             of each case
     seconds=3             between two kills of actors, on average; the other cases end a training within 5 times as many
+    frames=100000         of the resumed training that follows the last kill and runs to its end
     key=value             any key of train.py, for all trainings
 
 Prints one line of JSON for each case; `ok` is whether every requirement held. Exit code 1 if one did not.
@@ -50,7 +51,7 @@ END_SECONDS = 10.0
 
 def measure(arguments: list[str]) -> Iterator[Row]:
     """A row for each case."""
-    options = parse(arguments, rounds=1, seconds=3.0, own=("cases", "kills"))
+    options = parse(arguments, rounds=1, seconds=3.0, own=("cases", "kills", "frames"))
     kills = options.numbers("kills", (100,))[0]
     for case in options.words("cases", tuple(CASES)):
         if case not in CASES:
@@ -79,7 +80,7 @@ def kill_actors(options: Options, kills: int, run: Path) -> Row:
         process.send_signal(signal.SIGINT)
         interrupted = process.wait(60)
         frames = log_rows(run)[-1]["frames"]
-        process = train(run, options, "resume=true", f"total_frames={int(frames) + 100_000}")
+        process = train(run, options, "resume=true", f"total_frames={int(frames) + more_frames(options)}")
         code = process.wait(600)
     finally:
         kill_training(process)
@@ -124,7 +125,8 @@ def kill_tree(options: Options, kills: int, run: Path) -> Row:
         checkpoints = list_checkpoints(run / "checkpoints")
         if checkpoints:
             saved_updates.append(load_checkpoint(checkpoints[-1])["learner"]["counters"]["updates"])
-    process = train(run, options, "resume=true", f"total_frames={int(log_rows(run)[-1]['frames']) + 100_000}")
+    frames = max((int(row["frames"]) for row in log_rows(run)), default=0)
+    process = train(run, options, "resume=true", f"total_frames={frames + more_frames(options)}")
     try:
         code = process.wait(600)
     finally:
@@ -192,6 +194,11 @@ CASES = {"actors": kill_actors, "tree": kill_tree, "signals": interrupt}
 def train(run: Path, options: Options, *arguments: str, stderr: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
     """Starts the training of all cases, with the keys of the command line and `arguments`."""
     return start_training(run, [*TRAINING, *options.overrides, *arguments], stderr)
+
+
+def more_frames(options: Options) -> int:
+    """Frames of the training that follows the last kill."""
+    return options.numbers("frames", (100_000,))[0]
 
 
 def restarted(run: Path, times: int) -> bool:

@@ -72,7 +72,9 @@ def summarize(rows: list[dict[str, Any]], warm: float) -> Row:
     """Frames, memory by process, restarts and the longest silence of the rows of metrics.jsonl; memory without the first `warm` seconds."""
     last = rows[-1]["seconds"]
     tenth = (last - warm) / 10
-    first_rows = [row for row in rows if warm <= row["seconds"] < warm + tenth]
+    after = [row for row in rows if row["seconds"] >= warm]
+    # At least one row, however slow the machine is.
+    first_rows = [row for row in after if row["seconds"] < warm + tenth] or after[:1]
     last_rows = [row for row in rows if row["seconds"] >= last - tenth]
     memory = {
         key.removeprefix("memory/"): [

@@ -115,22 +115,22 @@ def test_runs_are_trained_and_evaluated_by_the_printed_command(
     command = [
         "-m",
         "fusion=concat,mi",
-        "seed=0,1",
-        "total_frames=20000",
+        "seed=1",
+        "total_frames=1000",
         "env=conditional",
-        "runtime.num_actors=1",
+        "runtime=serial",
         "run=all",
     ]
     assert train.main(command) == 0
     out = capsys.readouterr().out
     folders = sorted(path.parent for path in Path("all").glob("*/result.json"))
-    assert [folder.name for folder in folders] == ["concat-seed0", "concat-seed1", "mi-seed0", "mi-seed1"]
+    assert [folder.name for folder in folders] == ["concat-seed1", "mi-seed1"]
     written = {folder: (folder / "result.json").read_bytes() for folder in folders}
     assert train.main(command) == 0
     (line,) = [line for line in out.splitlines() if line.startswith("next: ")]
     python, program, *arguments = shlex.split(line.removeprefix("next: "))
     assert (python, program) == ("python", "ablate.py")
-    assert ablate.main([*arguments, "episodes=10"]) == 0
+    assert ablate.main([*arguments, "episodes=4"]) == 0
     assert {folder: (folder / "result.json").read_bytes() for folder in folders} == written
     assert json.loads(Path("all/grid.json").read_text(encoding="utf-8"))["command"][:2] == ["python", "ablate.py"]
     assert all((folder / "evaluation.json").exists() for folder in folders) and Path("all/report.html").exists()
