@@ -32,11 +32,17 @@ from agents.evaluation.episodes import (
     quotas,
 )
 from agents.evaluation.noise_curve import noise_report, write_curve
-from agents.evaluation.probe_report import Probing, probe_report
+from agents.evaluation.probe_report import (
+    Probing,
+    check_contexts,
+    play_unseen,
+    plays_unseen,
+    probe_report,
+    unseen_report,
+)
 from agents.evaluation.report import prepare_output, report, results_folder, write_report
 from agents.evaluation.tables import result_tables
 from agents.evaluation.tracking import track_evaluation
-from agents.evaluation.unseen import check_contexts, play_unseen, plays_unseen, unseen_report
 from agents.evaluation.video import check_video, file_names, picture_rates, record_all
 from agents.evaluation.watch import check_watch, watch
 from agents.run.trackers.tracker import Trackers, check_trackers

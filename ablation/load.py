@@ -123,6 +123,7 @@ _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
         "way of acting in the evaluation",
         lambda record: "greedy" if record.evaluation["provenance"]["greedy"] else "sampled",
     ),
+    ("group of contexts", lambda record: str(record.evaluation["provenance"].get("contexts", "both"))),
 )
 """Properties that must be equal for results to be comparable, learning curves in the first two: the name in messages, and a function that
 reads it from a record."""
@@ -210,7 +211,7 @@ def make_run(record: Record, variant: str, measure: Measure, scales: Mapping[str
     evaluated, logged = ("success", "success") if measure.name == "success" else ("mean", "return")
 
     def measured(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-        return {task: (tasks[task][evaluated] - offset) * factor for task, (offset, factor) in scales.items()}
+        return {task: (row[evaluated] - scales[task].offset) * scales[task].factor for task, row in tasks.items()}
 
     def column(key: str) -> Array:
         return np.array([row.get(key, np.nan) for row in record.rows], np.float64)
@@ -220,6 +221,7 @@ def make_run(record: Record, variant: str, measure: Measure, scales: Mapping[str
         variant=variant,
         seed=record.config.seed,
         values=measured(record.tasks),
+        unseen=measured(record.evaluation.get("unseen", {}).get("tasks", {})),
         probed={probe: measured(section["tasks"]) for probe, section in record.evaluation.get("probes", {}).items()},
         curve=Curve(
             frames=column("frames"),

@@ -53,6 +53,7 @@ _EVALUATION_FORM = {
     "provenance": {"updates": COUNT, "seed": COUNT, "greedy": bool},
 }
 _PROBES_FORM = {"probes": {str: {"tasks": {str: {"mean": FINITE, "success": _SUCCESS}}}}}
+_UNSEEN_FORM = {"unseen": {"tasks": {str: {"mean": FINITE, "success": _SUCCESS}}}}
 _PROVENANCE_FORM = {section: {str: _VALUE} for section in ("git", "versions", "machine")}
 _AGENT_FORM = {"multiply_adds": {str: COUNT}}
 _CELL_FORM = {"variant": str}
@@ -186,13 +187,16 @@ def read_result(folder: Path) -> dict[str, Any]:
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """evaluation.json; empty if it is missing or was stopped early. InputError if it is invalid: every probe must have every task."""
     path = folder / EVALUATION_FILE
-    evaluation = _read(path, _EVALUATION_FORM, _PROBES_FORM, lambda content: "stopped" not in content)
+    evaluation = _read(path, _EVALUATION_FORM, _PROBES_FORM | _UNSEEN_FORM, lambda content: "stopped" not in content)
     if not evaluation:
         return {}
     known = {task: row["success"] is not None for task, row in evaluation["tasks"].items()}
     probed = [section["tasks"] for section in evaluation.get("probes", {}).values()]
+    unseen = {task: row["success"] is not None for task, row in evaluation.get("unseen", {}).get("tasks", {}).items()}
     if not known or any({task: row["success"] is not None for task, row in rows.items()} != known for rows in probed):
         raise _damaged(path, "no task, or probes of other tasks")
+    if not unseen.items() <= known.items():
+        raise _damaged(path, "unseen contexts of other tasks")
     return evaluation
 
 

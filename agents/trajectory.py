@@ -12,6 +12,7 @@ observations have T entries.
 
     - image, vector [T+1, B, ...]: Observation.
     - instruction [T+1, B, L]: Tokens.
+    - context [T+1, B, V]: The vector with which the suite describes the task.
     - action_mask [T+1, B, A]: Legal actions, if the environment reports them (`EnvSpec.observation`).
     - task [T+1, B]: Task id.
     - context_seed [T+1, B]: Integer above 0 of the episode, from which the noise on its context is drawn (agents/network/context.py). Only
@@ -52,7 +53,8 @@ from envs.spec import ArraySpec, EnvSpec
 Trajectory = dict[str, Tensor]
 
 OBSERVED = (
-    *("image", "vector", "instruction", "action_mask", "task", "context_seed", "reset", "last_action", "last_reward"),
+    *("image", "vector", "instruction", "context", "action_mask", "task", "context_seed", "reset", "last_action"),
+    "last_reward",
 )
 """Keys with T + 1 entries along time."""
 

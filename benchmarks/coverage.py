@@ -1,7 +1,7 @@
 """Accuracy of the statistics of an ablation.
 
 Usage:  python -m benchmarks.coverage [simulations=1000]
-[cases=intervals,improvement,verdict,tuning] [runs=3,5,10] [tasks=1,3,10] [variants=2,5,12]
+[cases=intervals,improvement,verdict,tuning] [runs=3,5,10] [tasks=1,3,10] [variants=2,5,12] [widths=1,4]
 
 Simulates ablations with known truth and applies the statistics of ablate.py.
 
@@ -16,6 +16,9 @@ Simulates ablations with known truth and applies the statistics of ablate.py.
                    and `found` the share of ablations that claim at least one of them.
                    `unequal`: the deviations of variants are from 1 to 4. `unequal_share`: shares whose pseudo-counts are from 20 to 2.5.
                    Their skew and unequal spread together violate the assumptions of the procedure.
+                   With several `widths` each variant occurs at every width, and those of the same width are compared. A false claim is
+                   one at any width. The variant below the others is so at every width, and `held` is the share of its differences that
+                   are claimed at every width.
     - tuning       `false_claims` as above, with normal scores, for equal variants that are tuned before (ablate.py, tune=): each choice
                    takes the best of three values by tuning runs of their own, either one choice for each run by one tuning run of each
                    value (`per` seed), or one for all runs of a variant by two (`per` variant).
@@ -61,7 +64,9 @@ _CHUNK = 20
 
 def measure(arguments: list[str]) -> Iterator[Row]:
     """One row per case."""
-    options = parse(arguments, rounds=1, seconds=1.0, own=("simulations", "cases", "runs", "tasks", "variants"))
+    options = parse(
+        arguments, rounds=1, seconds=1.0, own=("simulations", "cases", "runs", "tasks", "variants", "widths")
+    )
     if options.overrides:
         raise InputError(f"{options.overrides[0]} is no option of this benchmark, which trains nothing: leave it out.")
     simulations = options.numbers("simulations", (1000,))[-1]
@@ -77,8 +82,9 @@ def measure(arguments: list[str]) -> Iterator[Row]:
                 for correlation in dict.fromkeys(correlation for _, correlation in settings(number)):
                     yield improvement_row(shift, correlation, count, number, simulations)
         elif case == "verdict":
-            for scores, number, count in product(VARIANTS, variants, runs):
-                yield verdict_row(scores, number, count, simulations)
+            widths = options.numbers("widths", (1, 4))
+            for of_each, scores, number, count in product(widths, VARIANTS, variants, runs):
+                yield verdict_row(scores, number, count, simulations, widths=of_each)
         elif case == "tuning":
             for per, gap, number, count in product(TUNING_RUNS, GAPS, variants, runs):
                 yield tuning_row(per, gap, number, count, simulations)
@@ -161,23 +167,26 @@ def improvement_row(shift: float, correlation: float, runs: int, tasks: int, sim
     }
 
 
-def verdict_row(scores: str, variants: int, runs: int, simulations: int) -> Row:
+def verdict_row(scores: str, variants: int, runs: int, simulations: int, *, widths: int = 1) -> Row:
     """The row for means of runs with the distribution `scores`."""
-    rng = np.random.default_rng([variants, runs])
-    values = variant_means(scores, rng, (variants, runs, simulations))
-    alike = claims(values)
-    values = variant_means(scores, rng, (variants, runs, simulations))
+    # One width has the random numbers that it had before there were several.
+    rng = np.random.default_rng([variants, runs, *([widths] if widths > 1 else [])])
+    shape = (variants, runs, simulations)
+    alike = claims(np.array([variant_means(scores, rng, shape) for _ in range(widths)]))
+    values = np.array([variant_means(scores, rng, shape) for _ in range(widths)])
     # Lower by SHIFT of its deviations.
-    values[0] -= SHIFT * values[0].std()
-    lower = claims(values)[: variants - 1]
+    values[:, 0] -= SHIFT * values[:, 0].std()
+    lower = claims(values).reshape(widths, -1, simulations)[:, : variants - 1]
     return {
         "case": "verdict",
         "scores": scores,
+        "widths": widths,
         "variants": variants,
         "runs": runs,
         "false_claims": float(alike.any(axis=0).mean()),
         "power": float(lower.mean()),
-        "found": float(lower.any(axis=0).mean()),
+        "found": float(lower.any(axis=(0, 1)).mean()),
+        "held": float(lower.all(axis=0).mean()),
         "simulations": simulations,
     }
 
@@ -197,7 +206,7 @@ def tuning_row(per: str, gap: float, variants: int, runs: int, simulations: int)
         "gap": gap,
         "variants": variants,
         "runs": runs,
-        "false_claims": float(claims(tests).any(axis=0).mean()),
+        "false_claims": float(claims(tests[None]).any(axis=0).mean()),
         "bias": float((tests - chosen).mean()),
         "reused_bias": float((means.max(axis=-1) - chosen).mean()),
         "simulations": simulations,
@@ -217,10 +226,15 @@ def variant_means(scores: str, rng: np.random.Generator, shape: tuple[int, int, 
 
 
 def claims(values: Array) -> Array:
-    """Whether the verdict claims a difference: [variants, runs, simulations] -> [pairs, simulations], pairs of the first variant first."""
-    pairs = np.array(list(combinations(range(len(values)), 2))).T
-    runs = np.full(values.shape[::2], float(values.shape[1]))
-    samples = np.array([values.mean(axis=1), values.var(axis=1, ddof=1), runs])[:, pairs]
+    """Whether the verdict claims a difference: [widths, variants, runs, simulations] -> [pairs, simulations], the pairs of each width in
+    turn, and of it those of the first variant first.
+    """
+    widths, variants, runs, simulations = values.shape
+    groups = np.arange(widths * variants).reshape(widths, variants)
+    pairs = np.array([pair for group in groups for pair in combinations(group, 2)]).T
+    values = values.reshape(-1, runs, simulations)
+    number = np.full(values.shape[::2], float(runs))
+    samples = np.array([values.mean(axis=1), values.var(axis=1, ddof=1), number])[:, pairs]
     band, _ = simultaneous(*welch(samples), ANY)
     return np.asarray((band.low > 0) | (band.high < 0))
 

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from agents.acting.policy import Policy
 from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS
+from agents.learning.learner import Learner
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import Contexts
 from agents.runtime.processes.process import configure_process
@@ -70,11 +71,11 @@ class Key(NamedTuple):
 
 
 class Work(NamedTuple):
-    """The measured work of a key: `learn` makes one update of `network`, `act` acts for one unroll with `policy`."""
+    """The measured work of a key: `learn` makes one update with `learner`, `act` acts for one unroll with `policy`."""
 
     learn: Callable[[], float]
     act: Callable[[], float]
-    network: AgentNetwork
+    learner: Learner
     policy: Policy
 
 
@@ -107,7 +108,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         unrolls = collect(config, env, max(1, make_plan(config, env).run.unrolls_per_batch) * BATCHES)
         data[case] = unrolls, updates(config, env, unrolls)[:BATCHES]
     work = {key: prepare(*configs[key], *data[key.case]) for key in configs}
-    learner_bytes = {key: held(item.network, item.learn) for key, item in work.items()}
+    learner_bytes = {key: held(item.learner.network, item.learn) for key, item in work.items()}
     learning = take_turns(
         {key: partial(cost, item.learn, options.seconds) for key, item in work.items()}, options.rounds
     )
@@ -118,15 +119,15 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         batches = data[key.case][1]
         yield {
             **key._asdict(),
-            "times_concat": _times(learning[key], learning[reference]),
-            "cpu_times_concat": _cpu_times(learning[key], learning[reference]),
+            "times_concat": times(learning[key], learning[reference]),
+            "cpu_times_concat": cpu_times(learning[key], learning[reference]),
             "update_microseconds": microseconds(reading.wall for reading in learning[key]),
-            "acting_times_concat": _times(acted[key], acted[reference]),
+            "acting_times_concat": times(acted[key], acted[reference]),
             "acting_microseconds_per_step": microseconds(reading.wall for reading in acted[key]),
             "contexts_per_batch": round(float(np.mean([distinct_contexts(config, batch) for batch in batches])), 1),
             "learner_modulation_bytes": learner_bytes[key],
             "acting_modulation_bytes": _num_bytes(item.policy.cache.stored),
-            "parameters": item.network.num_parameters,
+            "parameters": item.learner.network.num_parameters,
             "batch": list(batches[0]["action"].shape),
             "slots": data[key.case][0][0]["action"].shape[1],
             "precision": precision(config),
@@ -149,7 +150,7 @@ def prepare(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory], ba
         turn += 1
         return 1
 
-    return Work(learn, acting(policy, unrolls), learner.network, policy)
+    return Work(learn, acting(policy, unrolls), learner, policy)
 
 
 def held(network: AgentNetwork, work: Callable[[], float]) -> int:
@@ -189,11 +190,13 @@ def _num_bytes(tree: object) -> int:
     return sum(_num_bytes(branch) for branch in tree) if isinstance(tree, list | tuple) else 0
 
 
-def _times(costs: Sequence[Cost], references: Sequence[Cost]) -> dict[str, float]:
+def times(costs: Sequence[Cost], references: Sequence[Cost]) -> dict[str, float]:
+    """Wall-clock cost / reference of each round."""
     return ratios([reading.wall for reading in costs], [reading.wall for reading in references])
 
 
-def _cpu_times(costs: Sequence[Cost], references: Sequence[Cost]) -> dict[str, float]:
+def cpu_times(costs: Sequence[Cost], references: Sequence[Cost]) -> dict[str, float]:
+    """The same in processor time."""
     return ratios([reading.cpu for reading in costs], [reading.cpu for reading in references])
 
 

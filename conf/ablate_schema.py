@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from conf.fields import check_fields, choice, number
@@ -90,6 +90,10 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
     check_parallel(config.runtime.name, config.parallel, cores)
     if config.curves and not config.folders:
         raise InputError("curves=true draws the learning curves of run folders: give them as folders=[...].")
+    unused = [] if config.tune else [option for option in fields(config) if option.name.startswith("tune_")]
+    for option in unused:
+        if (value := getattr(config, option.name)) != option.default:
+            raise InputError(f"{option.name}={value} is not used: give 'tune={{<key>: [<values>]}}', or leave it out.")
     again = "use folder=..., and the same command again to continue a grid"
     for key, fix in {"seed": "use seeds=[...]", "run": again, "resume": again}.items():
         if getattr(config, key):

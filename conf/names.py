@@ -20,7 +20,7 @@ TORSO_SITE = "torso"
 SITES = (TORSO_SITE, "core_input", "policy", "value")
 ATTENTION_KEYS = ("content", "position")
 
-CONTEXTS = ("task", "instruction", "both", "none")
+CONTEXTS = ("task", "instruction", "both", "vector", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
 INSTRUCTION_ENCODERS = ("lstm", "gru", "bag", "transformer", "table")
 """Of the instruction (agents.network.instructions.READERS, and `table`)."""

@@ -55,7 +55,7 @@ class ContextConfig:
     """The context, which describes the task to the agent (agents.network.context.ContextEncoder).
 
     Attributes:
-        name: Its parts: `task` (the task's id), `instruction`, `both` or `none`.
+        name: Its parts: `task` (the task's id), `instruction`, `both`, `vector` (numbers of the suite) or `none`.
         task_encoding: Encoding of the task's id: `embedding` (learned) or `one_hot`.
         task_size: Features of the task embedding.
         encoder: How the instruction is read: `lstm`, `gru`, `bag`, `transformer` (agents.network.instructions), or `table`.

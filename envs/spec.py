@@ -54,7 +54,8 @@ class EnvSpec:
         tasks: Names, in the order of their task ids.
         observation: The arrays `image` and/or `vector` of one slot. Also `action_mask`, bool, if the environments report at each step which
             actions are legal: one entry per action, or, for multi-discrete actions, one per choice of each component, concatenated.
-            At least one entry (of each component) is True. Never holds `instruction` or `task`.
+            At least one entry (of each component) is True. Also `context`, f32 [V], if the suite describes the task of an episode by a
+            vector of at most unit length, which agents with context=vector read. Never holds `instruction` or `task`.
         instruction_length: Number L of tokens of `instruction`; 0 without instructions.
         vocabulary: Word of every token; token 0 is padding, token 1 any unknown word. Empty without instructions.
         num_actions: Number A of discrete actions, shared by all tasks. For other kinds of actions the length of their encoding:

@@ -64,7 +64,7 @@ def _play(env: MultitaskVectorEnv, task: int, found: dict[str, None]) -> str:
         ends += bool(terminated[0] or truncated[0])
     shown = {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
     parts = [f"{STEPS} steps, {count(ends, 'episode')} ended"]
-    for key in ("image", "vector"):
+    for key in ("image", "vector", "context"):
         if key in shown:
             array = shown[key]
             if not np.isfinite(array).all():

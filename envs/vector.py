@@ -34,8 +34,9 @@ from envs.spec import EnvSpec, Slot
 class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     """S slots of a suite as one gymnasium `VectorEnv` with NEXT_STEP auto-reset.
 
-    Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L]) and `action_mask` (bool [S, A])
-    if the suite has them, and `task` (int32 [S]). A discrete action must be below `spec.action_counts` of the slot's task.
+    Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L]), `context` (float32 [S, V]) and
+    `action_mask` (bool [S, A]) if the suite has them, and `task` (int32 [S]). A discrete action must be below `spec.action_counts` of the
+    slot's task.
     The step after an episode's end resets the slot: it ignores its action and returns the next episode's first observation with reward 0.
     With limited patience (`wait_for_resets`) a reset may take several steps. All but the last of them return the ended episode's last
     observation again, and set `info["resetting"]`.

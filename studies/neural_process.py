@@ -38,6 +38,7 @@ from studies.harness.report import chosen_rates, convergence, excludes_zero, net
 from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, derived_seed, train
 from studies.models.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
 from system.plain_data import MEASURED, check_form
+from system.words import count
 
 DECODERS = tuple(name for name in PERCEPTRONS if name != MULTI_HEAD)
 EXACT = "exact GP"
@@ -220,7 +221,7 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
                 if "mi" in chosen and other != "mi"
             ),
             *(
-                convergence(f"{more:,} steps", fewer, _gains(trained[fewer], trained[more]), CONVERGED)
+                convergence(count(more, "step"), fewer, _gains(trained[fewer], trained[more]), CONVERGED)
                 for fewer, more in itertools.pairwise(budgets)
             ),
         ),
@@ -270,7 +271,7 @@ def _comparison(config: NeuralProcessConfig, steps: int, mi: Result, other: str,
         lead = over_seeds([mine - its for mine, its in zip(ours, theirs, strict=True)])
         verdict = "a difference" if excludes_zero(lead) else "no difference is shown"
         parts.append(f"{with_interval(lead, fixed(3))} with {size} given ({verdict})")
-    return f"{steps:,} steps: `mi` minus `{other}`, log-likelihood of target points: {', '.join(parts)}."
+    return f"{count(steps, 'step')}: `mi` minus `{other}`, log-likelihood of target points: {', '.join(parts)}."
 
 
 STUDY = Study(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os.path import commonprefix
 
 
 def count(number: float, noun: str, plural: str = "") -> str:
     """`1 actor`, `2 actors`, `1,024 frames`; `plural` where it is not the noun with an s."""
     return f"{number:,.0f} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def join_words(words: Iterable[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    words = list(words)
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def shorten(name: str, most: int = 0) -> str:

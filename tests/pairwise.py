@@ -53,4 +53,6 @@ def _pair(
 
 def accepted_context(form: Any, context: str) -> str:
     """The context, or a similar one that a form accepts which needs the task's id."""
-    return {"instruction": "both", "none": "task"}.get(context, context) if form.needs_task else context
+    return (
+        {"instruction": "both", "vector": "task", "none": "task"}.get(context, context) if form.needs_task else context
+    )

@@ -26,9 +26,16 @@ def composed(*overrides: str) -> TrainConfig:
 
 
 def write_run(
-    folder: Path, *overrides: str, returns: float = 0.5, episodes: int = 10, tasks: tuple[str, ...] = TASKS
+    folder: Path,
+    *overrides: str,
+    returns: float = 0.5,
+    unseen: float | None = None,
+    episodes: int = 10,
+    tasks: tuple[str, ...] = TASKS,
 ) -> Path:
-    """A finished, evaluated run of suite `conditional`: every task has the same return, all of it lost under probe swap."""
+    """A finished, evaluated run of suite `conditional`: every task has the same return, all of it lost under probe swap. `unseen` is the
+    return of the first task on contexts that training left out.
+    """
     config = composed(*overrides)
     folder.mkdir(parents=True, exist_ok=True)
     save_train(config, folder / CONFIG)
@@ -40,11 +47,15 @@ def write_run(
     def section(value: float) -> dict[str, Any]:
         return {task: {"episodes": episodes, "mean": value, "success": value / 2} for task in tasks}
 
-    evaluation = {
+    evaluation: dict[str, Any] = {
         "tasks": section(returns),
         "probes": {"swap": {"tasks": section(0.0)}},
         "provenance": {"updates": 7, "seed": 0, "greedy": False},
     }
+    if unseen is not None:
+        rows = {task: row for task, row in section(unseen).items() if task == tasks[0]}
+        evaluation["unseen"] = {"tasks": rows, "contexts": ["0+1"], "without": list(tasks[1:])}
+        evaluation["provenance"]["contexts"] = "both"
     write_json(folder / "evaluation.json", evaluation)
     lines = []
     for updates in (1, 4, 7):

@@ -14,7 +14,19 @@ import pytest
 import torch
 
 from agents.fusion.multiplicative import MultiplicativeInteraction
-from benchmarks import bound, environment, fusion, fusion_layers, gpu, learners, network, scaling, startup, throughput
+from benchmarks import (
+    bound,
+    environment,
+    extras,
+    fusion,
+    fusion_layers,
+    gpu,
+    learners,
+    network,
+    scaling,
+    startup,
+    throughput,
+)
 from benchmarks.batches import collect, synthetic, updates
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError, parse
@@ -32,7 +44,7 @@ SMALL = [
 ]
 PROGRAMS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (bound, environment, fusion, gpu, learners, network, scaling, startup, throughput)
+    for module in (bound, environment, extras, fusion, gpu, learners, network, scaling, startup, throughput)
 }
 
 
@@ -163,6 +175,18 @@ def test_fusion(capsys: pytest.CaptureFixture[str]) -> None:
     for row, numbers in ((concat, 64), (interaction, 64 * (64 + 4 + 1 + 1))):
         assert row["learner_modulation_bytes"] == 20 * numbers * 4
         assert row["acting_modulation_bytes"] == 80 * numbers * 4
+
+
+def test_extras(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, "extras", "cases=8-tasks", "precision=fp32", *FEW, *SMALL[3:])
+    assert [row["extra"] for row in found] == ["plain", "diagnostics", "noise", "dropout"]
+    for row in found:
+        for part in ("", "cpu_", "acting_", "acting_cpu_"):
+            check_spreads(row, f"{part}times_plain")
+            assert row["extra"] != "plain" or row[f"{part}times_plain"]["median"] == 1
+        assert row["tasks"] == 8
+    plain, diagnostics, noise, dropout = (row["contexts_per_batch"] for row in found)
+    assert plain == diagnostics == 8 < dropout <= 16 < noise
 
 
 @pytest.mark.slow

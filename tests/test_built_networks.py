@@ -38,6 +38,7 @@ def make_env_spec(
     observation = {"image": ArraySpec(shape=image, dtype="uint8")} if image else {}
     if vector:
         observation["vector"] = ArraySpec(shape=(vector,), dtype="float32")
+    observation["context"] = ArraySpec(shape=(2,), dtype="float32")
     return EnvSpec(
         suite="fake",
         tasks=("a", "b"),

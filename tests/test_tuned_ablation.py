@@ -56,7 +56,7 @@ def test_a_grid_that_is_killed_while_it_is_tuned_resumes_to_the_same_report(
         assert f"{variant}: learner.learning_rate={values['learner.learning_rate']}\n" in output
         run = content(whole / f"{variant}-seed0", "cell.json")["train"]
         assert run["learner"]["learning_rate"] == values["learner.learning_rate"] and run["total_frames"] == 16000
-    assert "4 tuning runs of 32," in output
+    assert "4 tuning runs took 32," in output
 
     process = subprocess.Popen(
         [sys.executable, "ablate.py", *arguments, f"folder={killed}"],

@@ -77,11 +77,15 @@ def cautions(results: Results, found: Configs) -> Iterator[str]:
         yield (
             f"{dirty} of {count(len(runs), 'run')} had changes that were not committed: the commit does not tell all of the code."
         )
-    least, most = min(run.parameters for run in runs), max(run.parameters for run in runs)
+    parameters = [[run.parameters for variant in group for run in results.of(variant)] for group in results.groups]
+    least, most = max(((min(group), max(group)) for group in parameters), key=lambda ends: ends[1] / max(1, ends[0]))
     if most > least * (1 + _TOLERANCE) and len(results.variants) == 1:
         yield f"The runs have agents of {least:,} to {most:,} parameters."
     elif most > least * (1 + _TOLERANCE):
-        yield f"The smallest agent has {count(least, 'parameter')} and the largest {most:,}: a difference may be one of size."
+        of_width = " of a width" if results.widths else ""
+        yield (
+            f"The smallest agent{of_width} has {count(least, 'parameter')} and the largest {most:,}: a difference may be one of size."
+        )
     # A run ends with the update that passes its last frame, so small differences are normal.
     least, most = min(run.frames for run in runs), max(run.frames for run in runs)
     if most > least * (1 + _TOLERANCE):

@@ -27,7 +27,9 @@ def name_at_width(form: str, width: float) -> str:
 def split_width(variant: str) -> tuple[str, float | None]:
     """Form and width of a variant (`name_at_width`); None without one."""
     found = _AT_WIDTH.fullmatch(variant)
-    return (found[1], float(found[2])) if found else (variant, None)
+    if found and name_at_width(found[1], width := float(found[2])) == variant:
+        return found[1], width
+    return variant, None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +70,7 @@ class Run:
     Attributes:
         variant: The setting that is compared, such as "mi" or "mi core=mlstm"; its runs differ in their seed only.
         values: By task, the mean of the measure over the evaluation's episodes.
+        unseen: The same on contexts that training left out, for the tasks that have some; empty if it left none out.
         probed: By probe and task, the same with the context of the probe (agents/evaluation/probes.py); empty without probes.
         episodes: Of each task in the evaluation.
         parameters, multiply_adds, frames, seconds, frames_per_second: Of training; multiply_adds of one acting step.
@@ -79,6 +82,7 @@ class Run:
     variant: str
     seed: int
     values: Mapping[str, float]
+    unseen: Mapping[str, float] = field(default_factory=dict)
     probed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     curve: Curve
     episodes: int
@@ -148,6 +152,22 @@ class Results:
     command: str = ""
     choices: tuple[Choice, ...] = ()
 
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The widths of all variants, rising; empty if a variant has none, or all have the same."""
+        widths = {split_width(variant)[1] for variant in self.variants}
+        found = sorted(width for width in widths if width is not None)
+        return tuple(found) if len(widths) == len(found) > 1 else ()
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The variants that are compared with each other: those of the same width, or all."""
+        if not self.widths:
+            return (self.variants,)
+        return tuple(
+            tuple(variant for variant in self.variants if split_width(variant)[1] == width) for width in self.widths
+        )
+
     def of(self, variant: str) -> tuple[Run, ...]:
         """The runs of a variant, in the order of their seeds."""
         runs = (run for run in self.runs if run.variant == variant)
@@ -156,6 +176,15 @@ class Results:
     def matrix(self, variant: str) -> Array:
         """Values of a variant [its runs, tasks]."""
         return np.array([[run.values[task] for task in self.tasks] for run in self.of(variant)], np.float64)
+
+    @property
+    def unseen_tasks(self) -> tuple[str, ...]:
+        """The tasks that every run has played on contexts that training left out."""
+        return tuple(task for task in self.tasks if all(task in run.unseen for run in self.runs))
+
+    def unseen_matrix(self, variant: str) -> Array:
+        """Values of a variant on those contexts [its runs, unseen_tasks]."""
+        return np.array([[run.unseen[task] for task in self.unseen_tasks] for run in self.of(variant)], np.float64)
 
 
 class Estimate(NamedTuple):
@@ -236,6 +265,40 @@ class Comparison:
         return self.difference if self.difference.value >= 0 else -self.difference
 
 
+class SizePoint(NamedTuple):
+    """A form at one width: the size of its agent, multiply-adds of one acting step (0 = unknown), and its mean over tasks and runs."""
+
+    width: float
+    parameters: int
+    multiply_adds: int
+    mean: Estimate
+
+
+class WidthClaim(NamedTuple):
+    """`better` differs significantly from `worse` at these widths, by these gains."""
+
+    better: str
+    worse: str
+    widths: tuple[float, ...]
+    gains: tuple[float, ...]
+    at_every_width: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scaling:
+    """A grid with several widths, by form: a variant without its width.
+
+    Attributes:
+        widths: Rising.
+        points: By form, its points by rising width.
+        claims: Of every two forms that differ at a width.
+    """
+
+    widths: tuple[float, ...]
+    points: Mapping[str, tuple[SizePoint, ...]]
+    claims: tuple[WidthClaim, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Combination:
     """Values of the tuned keys in all tuning runs of a variant.
@@ -286,7 +349,11 @@ class Analysis:
         frames: [N] of all `curves`.
         probes: By probe, the loss of the mean over tasks; empty without probes.
         resampled: How intervals were made, one sentence.
-        comparisons: Of every pair by the mean over tasks; `sentences`: what the runs support, the main one first.
+        unseen: Means over the tasks with unseen contexts, as `seen`, `unseen` and their difference `drop`; empty without such contexts.
+        unseen_comparisons: Of every pair by the mean on unseen contexts. They and `comparisons` are tested together.
+        comparisons: Of every pair by the mean over tasks, with several widths of every pair of the same width.
+        sentences: What the runs support, the main one first.
+        scaling: Curves over size; None without the axis `widths`.
         tuning: Of a tuned grid (ablation/analysis/tuning.py).
     """
 
@@ -304,4 +371,7 @@ class Analysis:
     resampled: str
     comparisons: tuple[Comparison, ...]
     sentences: tuple[str, ...]
+    unseen: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    unseen_comparisons: tuple[Comparison, ...] = ()
+    scaling: Scaling | None = None
     tuning: Mapping[str, Tuning] = field(default_factory=dict)

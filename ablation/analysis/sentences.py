@@ -9,7 +9,7 @@ In this module `means` has, by variant, the compared value of each run, such as 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -20,9 +20,10 @@ from ablation.analysis.efficiency import comparable_paces, horizon
 from ablation.analysis.efficiency import speeds as speeds_by_variant
 from ablation.analysis.intervals import ROUNDING, Range, estimate, of_mean
 from ablation.analysis.numbers import Write
-from ablation.analysis.results import Analysis, Array, Comparison, Estimate, Results
+from ablation.analysis.results import Analysis, Array, Comparison, Estimate, Results, Scaling
 from ablation.analysis.statistics import value_range
-from system.words import count
+from ablation.analysis.width_verdict import width_verdict
+from system.words import count, join_words
 
 FEW_SEEDS = 5
 """Fewer seeds are too few to check that scores are normally distributed, which the tests assume."""
@@ -45,31 +46,56 @@ class Words(NamedTuple):
 _SPEED = Words("faster")
 
 
+class Unseen(NamedTuple):
+    """Results on contexts that training left out; empty without such contexts.
+
+    Attributes:
+        means: By variant, the compared value of each run.
+        comparisons: Of every pair by them.
+        values: `Analysis.unseen`.
+    """
+
+    means: Mapping[str, Array]
+    comparisons: Sequence[Comparison]
+    values: Mapping[str, Mapping[str, Estimate]]
+
+
+_NO_UNSEEN = Unseen({}, (), {})
+
+
 def sentences(
     results: Results,
     means: Mapping[str, Array],
     comparisons: Sequence[Comparison],
     probes: Mapping[str, Mapping[str, Estimate]],
     speeds: Sequence[Comparison],
+    *,
+    unseen: Unseen = _NO_UNSEEN,
+    scaling: Scaling | None = None,
 ) -> Iterator[str]:
     """All sentences, the main one first.
 
     Args:
-        comparisons, speeds: Of every pair, by `means` and by frames per second.
+        comparisons: Of every pair of the same width, by `means`; `speeds` of every pair, by frames per second.
         probes: By variant and probe, what the mean over tasks loses under the probe.
+        unseen: The results on contexts that training left out.
+        scaling: Of a grid with several widths.
     """
-    claimed = [pair for pair in comparisons if pair.claimed]
-    yield _main_sentence(results, means, comparisons)
-    if len(means) > 2 and len(claimed) == len(comparisons):
-        ranked = _by_mean(means)
-        steps = [float(means[better].mean() - means[worse].mean()) for better, worse in pairwise(ranked)]
-        yield f"The whole ranking is supported: {' > '.join(ranked)}, in steps of {numbers.ranged(steps, number)}."
-    else:
-        yield from (f"Supported: {group}." for group in _describe_claims(means, claimed, Words()))
-    yield from _unsupported(means, comparisons)
+    yield from (
+        width_verdict(results, scaling, comparisons, _seeds(means))
+        if scaling
+        else _verdict(results, means, comparisons)
+    )
+    yield from _on_unseen(results, unseen)
     yield from _doubts_about_seeds(means)
     if _tested(comparisons):
-        pairs = f"all {len(comparisons)} pairs were tested together" if len(comparisons) > 1 else "the pair was tested"
+        tests = len(comparisons) + len(unseen.comparisons)
+        pairs = f"all {tests} pairs were tested together" if tests > 1 else "the pair was tested"
+        if scaling:
+            pairs = f"all {count(tests, 'pair')} of the same width, at all widths, were tested together"
+        if unseen.comparisons:
+            at_widths = " of the same width, at all widths," if scaling else ","
+            pairs = f"all {tests} comparisons{at_widths} on seen and on unseen contexts, were tested together"
         yield (
             f"This is about other seeds on the same {count(len(results.tasks), 'task')}; {pairs} (Welch's t, Sidak's correction), so "
             "that among variants that are all alike a difference is claimed in about 1 of 20 ablations at most."
@@ -78,7 +104,8 @@ def sentences(
     if results.measure.name == "return" and len(results.tasks) > 1:
         yield "Returns of different tasks are on different scales, and means over tasks favour the task with the largest."
     sizes = {variant: max(run.parameters for run in results.of(variant)) for variant in results.variants}
-    small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    ends = [(min(group, key=sizes.__getitem__), max(group, key=sizes.__getitem__)) for group in results.groups]
+    small, large = max(ends, key=lambda pair: sizes[pair[1]] / max(1, sizes[pair[0]]))
     if sizes[large] > (1 + SAME_SIZE) * sizes[small]:
         times = sizes[large] / max(1, sizes[small])
         more = f"{times:.1f} times those of" if times >= 2 else f"{times - 1:.0%} more than"
@@ -86,6 +113,10 @@ def sentences(
             f"Differences may be due to size: {large} has {count(sizes[large], 'parameter')}, {more} {small} ({sizes[small]:,})."
         )
     runs = speeds_by_variant(results)
+    if not all(values.all() for values in runs.values()):
+        # The speed of a run is measured after its first updates (agents/run/timing.py).
+        yield "Frames per second are not compared: a run is too short to measure them."
+        return
     span = numbers.ranged([float(values.mean()) for values in runs.values()], numbers.count)
     if len(runs) == 1:
         ((_, values),) = runs.items()
@@ -125,10 +156,17 @@ def describe_paces(results: Results, analysis: Analysis) -> dict[str, str]:
     }
 
 
-def join_words(words: Iterable[str], last: str = "and") -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    words = list(words)
-    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+def _verdict(results: Results, means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """The main sentence, then what the runs support and what not."""
+    claimed = [pair for pair in comparisons if pair.claimed]
+    yield _main_sentence(results, means, comparisons)
+    if len(means) > 2 and len(claimed) == len(comparisons):
+        ranked = _by_mean(means)
+        steps = [float(means[better].mean() - means[worse].mean()) for better, worse in pairwise(ranked)]
+        yield f"The whole ranking is supported: {' > '.join(ranked)}, in steps of {numbers.ranged(steps, number)}."
+    else:
+        yield from (f"Supported: {group}." for group in _describe_claims(means, claimed, Words()))
+    yield from _unsupported(means, comparisons)
 
 
 def _main_sentence(results: Results, means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> str:
@@ -287,6 +325,26 @@ def _doubts_about_seeds(means: Mapping[str, Array]) -> Iterator[str]:
     if alike:
         untested = ", and these cannot be tested against each other" if len(alike) > 1 else ""
         yield f"All seeds ended alike for {join_words(alike)}: without any spread there is no interval{untested}."
+
+
+def _on_unseen(results: Results, unseen: Unseen) -> Iterator[str]:
+    """The same comparison on contexts that training left out, and which variants lose on them."""
+    if not unseen.means:
+        return
+    tasks = count(len(results.unseen_tasks), "task")
+    start = f"On contexts that training left out, the mean {results.measure.name} over {tasks} is"
+    if len(unseen.means) == 1:
+        (found,) = unseen.values.values()
+        yield f"{start} {numbers.in_words(found['unseen'], number)}."
+    else:
+        yield f"{start} {_values(unseen.means, number)}; {_claims(unseen.means, unseen.comparisons, Words())}."
+    drops = {variant: found["drop"] for variant, found in unseen.values.items()}
+    worse = [variant for variant, drop in drops.items() if drop.low is not None and drop.low > 0]
+    if worse:
+        lost = join_words(f"{variant} {numbers.in_words(drops[variant], number)}" for variant in worse)
+        yield f"From seen to unseen contexts, with an interval for each variant alone, these lose: {lost}."
+    if rest := [variant for variant in drops if variant not in worse]:
+        yield f"That unseen contexts are harder than seen ones is not supported for {join_words(rest)}."
 
 
 def _context_use(probes: Mapping[str, Mapping[str, Estimate]]) -> Iterator[str]:

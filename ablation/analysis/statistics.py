@@ -6,7 +6,7 @@ Point estimates follow the paper; intervals come from ablation/analysis/interval
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 
@@ -178,8 +178,27 @@ def probes(results: Results) -> dict[str, dict[str, Estimate]]:
     return found
 
 
-def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison, ...]:
+def unseen(results: Results) -> dict[str, dict[str, Estimate]]:
+    """By variant the mean over the tasks with unseen contexts on `seen` and on `unseen` ones, and the `drop`; empty without such tasks."""
+    columns = [results.tasks.index(task) for task in results.unseen_tasks]
+    within, found = value_range(results.measure), {}
+    for variant in results.variants if columns else ():
+        means = [
+            values.mean(axis=1) for values in (results.matrix(variant)[:, columns], results.unseen_matrix(variant))
+        ]
+        seen, other = (estimate(of_mean(mean, within)) for mean in means)
+        drop = estimate(of_mean(means[0] - means[1], difference_range(results.measure)))
+        found[variant] = {"seen": seen, "unseen": other, "drop": drop}
+    return found
+
+
+def compare(
+    means: Mapping[str, Array], within: Range = ANY, groups: Sequence[Sequence[str]] = (), families: int = 1
+) -> tuple[Comparison, ...]:
     """Comparisons of every pair of variants, in the order of `means`: by variant, one value for each run, such as its mean over tasks.
+
+    With `groups` of variants, only the pairs within a group are compared. The correction covers those of all groups together, and of all
+    `families` of such comparisons, as those on seen and on unseen contexts, of which this is one.
 
     Tamhane's T2 (1979, "A Comparison of Procedures for Multiple Comparisons of Means with Unequal Variances"): Welch's t on the runs' means
     over tasks, with Sidak's correction for the number of pairs. It does not assume equal variances, and its tests and intervals agree. The
@@ -187,7 +206,7 @@ def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison
     ablations of 12 equal variants with 5 runs each. `python -m benchmarks.coverage` has the figures. It also shows where this procedure
     fails: runs that are both strongly skewed and of unequal spread.
     """
-    pairs = list(combinations(means, 2))
+    pairs = [pair for group in groups or [tuple(means)] for pair in combinations(group, 2)]
     if not pairs:
         return ()
     value, error, freedom = welch(
@@ -195,7 +214,7 @@ def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison
             [[[means[name].mean(), _variance(means[name]), means[name].size] for name in pair] for pair in pairs]
         ).T
     )
-    band, p = simultaneous(value, error, freedom, within)
+    band, p = simultaneous(value, error, freedom, within, families)
     return tuple(
         Comparison(
             first=first,
@@ -220,8 +239,8 @@ def welch(samples: Array) -> tuple[Array, Array, Array]:
     return mean[0] - mean[1], np.sqrt(parts.sum(axis=0)), satterthwaite(parts, runs)
 
 
-def simultaneous(value: Array, error: Array, freedom: Array, within: Range) -> tuple[Band, Array]:
-    """Intervals that hold for all pairs together, and p corrected for the number of pairs.
+def simultaneous(value: Array, error: Array, freedom: Array, within: Range, families: int = 1) -> tuple[Band, Array]:
+    """Intervals that hold for all pairs together, and p corrected for the number of pairs, both of all `families` of as many pairs.
 
     Args:
         value, error, freedom: [pairs, ...], differences, standard errors and degrees of freedom.
@@ -229,7 +248,7 @@ def simultaneous(value: Array, error: Array, freedom: Array, within: Range) -> t
     Returns:
         The band and p [pairs, ...]. Without spread, low and high are NaN and p is 1.
     """
-    pairs = len(value)
+    pairs = families * len(value)
     each = -np.expm1(np.log(CONFIDENCE) / pairs)
     wide = limits(value, error, freedom, ANY, quantile=1 - each / 2)
     p = np.ones(value.shape)

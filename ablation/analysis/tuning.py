@@ -84,7 +84,7 @@ def describe_tuning(results: Results, tuning: Mapping[str, Tuning]) -> Iterator[
     spent, compared = sum(one.frames for one in tuning.values()), sum(run.frames for run in results.runs)
     yield (
         f"The best of the given values of {keys} was chosen for {what} on its own, on other seeds and other evaluation episodes: "
-        f"{count(len(runs), 'tuning run')} of {count(spent, 'frame')}, {spent / max(1, compared):.0%} of those of the runs reported here."
+        f"{count(len(runs), 'tuning run')} took {count(spent, 'frame')}, {spent / max(1, compared):.0%} of those of the runs reported here."
     )
     if shared:
         yield (
@@ -94,7 +94,9 @@ def describe_tuning(results: Results, tuning: Mapping[str, Tuning]) -> Iterator[
     if failed := [f"{run.run} ({run.reason})" for one in tuning.values() for run in one.failed]:
         do = "does" if len(failed) == 1 else "do"
         yield f"{count(len(failed), 'tuning run')} failed and {do} not count: {', '.join(failed)}."
-    ends = [variant for variant, one in tuning.items() if _is_at_end(one)]
+    if alike := [variant for variant, one in tuning.items() if one.spread == 0]:
+        yield f"All values gave the same for {', '.join(alike)}, so the first was taken: more frames or episodes may tell them apart."
+    ends = [variant for variant, one in tuning.items() if one.spread != 0 and _is_at_end(one)]
     if ends:
         yield (
             f"The smallest or largest value given was chosen most often for {', '.join(ends)}: better values may lie beyond it."

@@ -194,8 +194,8 @@ def evaluation(config: AblateConfig, env: EnvSpec, train: TrainConfig) -> Evalua
         greedy=config.greedy,
         seed=config.evaluation_seed,
         slots=config.episodes if env.engine in SEEDED_ONCE else 0,
-        # A single task without instructions has one context, so a probe has no other.
-        probe=config.probe if len(env.tasks) > 1 or env.instruction_length else "",
+        # A single task without instructions or vectors has one context, so a probe has no other.
+        probe=config.probe if len(env.tasks) > 1 or env.instruction_length or "context" in env.observation else "",
         similarity=False,
     )
 
@@ -275,6 +275,7 @@ def is_evaluated(cell: Cell) -> bool:
     return bool(
         played["updates"] == result["updates"]
         and (played["seed"], played["greedy"]) == (wanted.seed, wanted.greedy)
+        and played.get("contexts", wanted.contexts) == wanted.contexts
         and all(row["episodes"] == wanted.episodes for row in content["tasks"].values())
         and set(content.get("probes", {})) == probes
     )

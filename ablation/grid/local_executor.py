@@ -1,4 +1,4 @@
-"""Runs cells as child processes of this machine, a few at a time, each pinned to its own cores."""
+"""Runs cells as child processes of this machine, a few at a time, each pinned to its own cores and GPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ablation.grid.grid import Cell, save_cell
 from ablation.grid.scheduler import Exit
-from agents.setup.machine import num_cores
+from agents.setup.machine import num_cores, visible_gpus
+from conf.schema import TrainConfig
 from system.errors import InputError
 from system.files import open_ordinary
 from system.python_paths import child_environment
@@ -22,13 +24,20 @@ SAVE_SECONDS = 60.0
 """An interrupted cell is killed if it has not saved and ended after this time."""
 
 
+class Slot(NamedTuple):
+    """The part of this machine that one cell at a time has: cores, and a GPU if there are several (empty = all)."""
+
+    cores: tuple[int, ...]
+    gpu: str
+
+
 @dataclass(slots=True)
 class LocalCell:
     """A cell in a child process (RunningCell in scheduler.py)."""
 
     cell: Cell
     process: subprocess.Popen[bytes]
-    cores: tuple[int, ...]
+    slot: Slot
 
     def has_begun(self) -> bool:
         return True
@@ -39,29 +48,43 @@ class LocalCell:
 
 
 class LocalExecutor:
-    """Runs up to `parallel` cells at a time and divides the available cores between them (Executor in scheduler.py)."""
+    """Runs up to `parallel` cells at a time and divides the available cores and GPUs between them (Executor in scheduler.py).
+
+    More cells than GPUs share them in turn.
+    """
 
     def __init__(self, parallel: int) -> None:
-        self._free = split_cores(sorted(available_cores()), parallel)
+        gpus = visible_gpus() if parallel > 1 else []
+        self._free = [
+            Slot(cores, gpus[number % len(gpus)] if len(gpus) > 1 else "")
+            for number, cores in enumerate(split_cores(sorted(available_cores()), parallel))
+        ]
         self._running: list[LocalCell] = []
 
     def start(self, cell: Cell) -> LocalCell | None:
         for ended in [one for one in self._running if one.poll() is not None]:
             self._running.remove(ended)
-            self._free.append(ended.cores)
+            self._free.append(ended.slot)
         if not self._free:
             return None
         save_cell(cell)
-        cores = self._free.pop(0)
-        self._running.append(LocalCell(cell, start_process(cell.folder, len(cores), cores), cores))
+        slot = self._free.pop(0)
+        gpu = slot.gpu if takes_one_gpu(cell.train) else ""
+        process = start_process(cell.folder, len(slot.cores), slot.cores, gpu=gpu)
+        self._running.append(LocalCell(cell, process, slot))
         return self._running[-1]
 
     def stop(self) -> None:
         stop_processes(one.process for one in self._running)
 
 
+def takes_one_gpu(train: TrainConfig) -> bool:
+    """Whether a run uses the first GPU that it sees, and no other one."""
+    return train.device in ("auto", "cuda") and train.learner.num_processes == 1
+
+
 def start_process(
-    folder: Path, threads: int, cores: Sequence[int] = (), where: str | None = None
+    folder: Path, threads: int, cores: Sequence[int] = (), where: str | None = None, gpu: str = ""
 ) -> subprocess.Popen[bytes]:
     """Starts the cell of a folder. Its output goes to cell.log there; InputError if that cannot be written.
 
@@ -69,6 +92,7 @@ def start_process(
         threads: For its evaluation.
         cores: To pin it to; empty = all that this process may use.
         where: Working directory, the base of relative paths.
+        gpu: The only one that it sees, as CUDA_VISIBLE_DEVICES names it; empty = all that this process sees.
     """
     command = [sys.executable, "-P", "-m", "ablation.grid.cell", os.fspath(folder), str(threads)]
     command += [",".join(map(str, cores)), str(os.getpid())]
@@ -85,7 +109,7 @@ def start_process(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=child_environment(),
+            env=child_environment() | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
             cwd=where,
             process_group=0,
         )

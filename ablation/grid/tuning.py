@@ -29,12 +29,13 @@ from agents.run.layout import file_name, holds_run
 from conf.ablate_schema import AblateConfig, list_seeds
 from conf.arguments.aliases import normalize
 from envs.seeding import LARGEST_TUNED_SEED, tuning_seed
+from envs.suites import held_out
 from system.errors import InputError
 from system.files import write_json
 
 TUNING = "tuning"
 
-_FIXED = ("env", "experiment", "total_frames", "stop_at", "stop_at_success", "match_params")
+_FIXED = ("env", "experiment", "total_frames", "stop_at", "stop_at_success", "match_params", "match")
 """Keys, or roots of keys, in which runs that are compared must agree."""
 
 
@@ -127,8 +128,11 @@ class TunedGrid:
             total_frames=frames,
             log_frames=min(cell.train.log_frames, max(1, frames // LOG_STEPS)),
         )
+        # Contexts that training leaves out are for the test alone.
+        contexts = "seen" if held_out(cell.train.env) else "both"
+        seed_of_episodes = tuning_seed(config.evaluation_seed)
         evaluate = cell.evaluate and dataclasses.replace(
-            cell.evaluate, run=train.run, seed=tuning_seed(config.evaluation_seed), probe=""
+            cell.evaluate, run=train.run, seed=seed_of_episodes, probe="", contexts=contexts
         )
         return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluate)
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis import numbers
-from ablation.analysis.results import Analysis, Array, Band, Curves, Estimate, Measure, Results
+from ablation.analysis.results import Analysis, Array, Band, Curves, Estimate, Measure, Results, Scaling
 from ablation.report import panels
 from ablation.report.drawing import MUTED, Hover, Panel
 from system.words import shorten
@@ -83,6 +83,7 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
                 for name, row in aggregates.items()
             ),
         ),
+        *([_scaling(measure, analysis.scaling)] if analysis.scaling else []),
         Chart(
             name="profiles",
             title="Performance profiles",
@@ -256,6 +257,42 @@ def _curves(
         size=size,
         draw=draw,
         hover=Hover(frames, bands, "frames"),
+    )
+
+
+def _scaling(measure: Measure, scaling: Scaling) -> Chart:
+    """The mean over tasks of each form against its size, in each count that is known of all agents."""
+    label = measure.label[:1].upper() + measure.label[1:]
+    counts = {"parameters": "parameters", "multiply_adds": "multiply-adds of an acting step"}
+
+    def panel(key: str, name: str) -> Panel:
+        curves = {
+            form: (
+                np.array([getattr(point, key) for point in points], np.float64),
+                Band(*np.array([point.mean for point in points], np.float64).T),
+            )
+            for form, points in scaling.points.items()
+        }
+
+        def draw(axes: Axes) -> None:
+            panels.size_curves(axes, curves)
+            axes.set_xlabel(name)
+            axes.set_ylabel(measure.name)
+            if limits := _fixed_limits(measure):
+                axes.set_ylim(limits)
+            axes.set_title(f"Against {name}")
+
+        return Panel(
+            label=f"Mean {measure.name} over tasks against {name}, a curve for each form.", size=_WIDE, draw=draw
+        )
+
+    known = [key for key in counts if all(getattr(one, key) > 0 for row in scaling.points.values() for one in row)]
+    return Chart(
+        name="scaling",
+        title="Curves over size",
+        caption=f"{label}, mean over tasks and runs with its 95% interval, at each width. The context's own part, which is computed once "
+        "for each context, is no part of a step. Intervals are of each point alone; the table of pairs has the differences.",
+        panels=tuple(panel(key, counts[key]) for key in known),
     )
 
 

@@ -70,6 +70,21 @@ def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:
         axis.set_major_formatter(Ticks())
 
 
+def size_curves(axes: Axes, curves: Mapping[str, tuple[Array, Band]]) -> None:
+    """Draws by name a line with its band against sizes [N] on a logarithmic axis, and a legend of the names."""
+    axes.grid(visible=True)
+    axes.set_xscale("log")
+    names = shorten_all(list(curves), LONGEST_NAME)
+    for number, (name, (sizes, band)) in enumerate(zip(names, curves.values(), strict=True)):
+        style = style_of(number)
+        axes.fill_between(sizes, band.low, band.high, color=style["color"], alpha=0.16, linewidth=0)
+        axes.plot(sizes, band.value, **style, linewidth=1.7, markersize=4.5, markeredgewidth=1, label=name)
+    label_log_axis(axes.xaxis)
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
+    axes.yaxis.set_major_formatter(Ticks())
+    axes.legend(fontsize=8, handlelength=3)
+
+
 def estimates(
     title: str,
     variants: Sequence[str],

@@ -17,7 +17,7 @@ import numpy as np
 from ablation.analysis import numbers
 from ablation.analysis.comparability import Configs, format_value
 from ablation.analysis.numbers import Write
-from ablation.analysis.results import Analysis, Array, Comparison, Curves, Estimate, Results
+from ablation.analysis.results import Analysis, Array, Comparison, Curves, Estimate, Results, Scaling, split_width
 from agents.cli.terminal import printable
 from system.words import count
 
@@ -29,7 +29,14 @@ MEAN_OVER_TASKS = "mean over tasks"
 _INTERVAL = ("low", "high")
 _DIFFERENCE = ("first", "second", "difference", *_INTERVAL, "p", "claimed")
 """Columns of a comparison; the difference is first minus second, in the order in which the variants were given."""
-_COMPARING = ("improvement", "comparisons", "config_differences", "sample_efficiency_pairs", "wall_clock_pairs")
+_COMPARING = (
+    "improvement",
+    "comparisons",
+    "unseen_comparisons",
+    "config_differences",
+    "sample_efficiency_pairs",
+    "wall_clock_pairs",
+)
 """Tables that a report on one variant leaves out."""
 _AGGREGATES = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 
@@ -130,9 +137,15 @@ def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[
             "tasks", "Evaluation by task", "task", analysis.tasks, write, results.tasks, value="mean", turned=True
         ),
         Table(Data("values", ("variant", "run", "seed", "task", "value"), values)),
-        _comparisons(analysis, write),
+        *([_scaling(analysis.scaling, write)] if analysis.scaling else []),
+        _comparisons("comparisons", "Every pair of variants", analysis.comparisons, analysis, write),
         *_efficiency(results, analysis, write),
     ]
+    if analysis.unseen:
+        title, keys = "Seen and unseen contexts", ("seen", "unseen", "drop")
+        tables.append(_estimates("unseen", title, "contexts", analysis.unseen, write, keys))
+        title = "Every pair of variants on unseen contexts"
+        tables.append(_comparisons("unseen_comparisons", title, analysis.unseen_comparisons, analysis, write))
     if probes:
         tables.append(
             _estimates("probes", "What each probe takes", "probe", analysis.probes, write, probes, value="loss")
@@ -255,8 +268,7 @@ def _where(results: Results) -> Table:
     return Table(_runs(results).data, "Code, machine and versions", ("", "of the runs"), rows, numeric=False)
 
 
-def _comparisons(analysis: Analysis, write: Write) -> Table:
-    pairs = analysis.comparisons
+def _comparisons(name: str, title: str, pairs: Sequence[Comparison], analysis: Analysis, write: Write) -> Table:
     texts = tuple(
         (
             pair.name,
@@ -267,7 +279,35 @@ def _comparisons(analysis: Analysis, write: Write) -> Table:
         for pair in pairs
     )
     head = ("pair", "difference of the means", "p, corrected", "told apart")
-    return Table(Data("comparisons", _DIFFERENCE, list(map(_pair_row, pairs))), "Every pair of variants", head, texts)
+    data = Data(name, _DIFFERENCE, list(map(_pair_row, pairs)))
+    if analysis.scaling:
+        by_width = [
+            (f"{form} minus {split_width(pair.second)[0]}", width, f"{difference}{' *' if pair.claimed else ''}")
+            for pair, (_, difference, *_) in zip(pairs, texts, strict=True)
+            for form, width in [split_width(pair.first)]
+        ]
+        names = {width: f"width {width:g}" for width in analysis.scaling.widths}
+        shown = pivot("pair", dict.fromkeys(row for row, _, _ in by_width), names, by_width, names, missing="-")
+        return Table(data, f"{title} of the same width, told apart where a * is", *shown)
+    return Table(data, title, head, texts)
+
+
+def _scaling(scaling: Scaling, write: Write) -> Table:
+    """A row for each form at each width."""
+    points = [(form, point) for form, row in scaling.points.items() for point in row]
+    texts = [
+        (form, f"{point.width:g}", *map(numbers.count, (point.parameters, point.multiply_adds)), mean)
+        for form, point in points
+        for mean in [numbers.estimate(point.mean, write)]
+    ]
+    header = ("variant", "width", "parameters", "multiply_adds", "mean", *_INTERVAL)
+    head = ("variant", "width", "parameters", "multiply-adds of a step", "mean over tasks")
+    return Table(
+        Data("scaling", header, [(form, *point[:-1], *point.mean) for form, point in points]),
+        "Curves over size",
+        head,
+        texts,
+    )
 
 
 def _pairs(name: str, title: str, analysis: Analysis, quantities: Mapping[str, tuple[str, Write]]) -> Table:

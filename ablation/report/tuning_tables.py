@@ -65,4 +65,4 @@ def _search(results: Results, analysis: Analysis, write: Write) -> Table:
         for one in tuning.combinations
     ]
     shown = pivot("variant: values", dict.fromkeys(row for row, _, _ in cells), columns, cells, missing="-")
-    return Table(Data("tuning", header, rows), "Tuning: the whole search", *shown)
+    return Table(Data("tuning", header, rows), "Tuning: the whole search (* chosen)", *shown)

@@ -23,14 +23,14 @@ from agents.fusion.padding import bucket_size
 from agents.fusion.segments import Segments
 from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork, Modulations
-from agents.network.context import Contexts
+from agents.network.context import CONTEXT_KEYS, Contexts
 
 # Random numbers are drawn for this many steps at once: one call costs as much as dozens of numbers.
 _NOISE_STEPS = 16
 # Cached contexts per slot: the current one, and one more for contexts that come back.
 _CONTEXTS_PER_SLOT = 2
 # Inputs that the network sees only as modulations.
-_CONTEXT_KEYS = ("instruction", "context_seed")
+_CONTEXT_KEYS = (*CONTEXT_KEYS, "context_seed")
 
 Slots: TypeAlias = "slice | NDArray[np.int64]"
 """Indices of slots."""
@@ -131,8 +131,8 @@ class Policy:
 
 def context_rows(network: AgentNetwork, inputs: Mapping[str, Tensor]) -> ContextRows:
     """The context of each slot, [B, C]."""
-    instruction = inputs["instruction"].numpy() if "instruction" in inputs else None
-    return network.context_encoder.context_rows(inputs["task"].numpy(), instruction)
+    parts = (inputs[key].numpy() if key in inputs else None for key in CONTEXT_KEYS)
+    return network.context_encoder.context_rows(inputs["task"].numpy(), *parts)
 
 
 class Sampler:

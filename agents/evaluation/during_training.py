@@ -202,8 +202,8 @@ def _row(line: str) -> dict[str, Any] | None:
 def play_checkpoint(connection: Connection, path: str, episodes: int, allowed: Sequence[str]) -> None:
     """Main function of the process: plays a checkpoint and sends the content of evaluation.json, without the single episodes."""
     from agents.evaluation.episodes import evaluation_spec, load_agent, play, quotas
+    from agents.evaluation.probe_report import play_unseen, plays_unseen, unseen_report
     from agents.evaluation.report import report
-    from agents.evaluation.unseen import play_unseen, plays_unseen, unseen_report
     from conf.schema import EvaluateConfig
 
     agent = load_agent(Path(path), allowed)

@@ -39,7 +39,8 @@ from envs.faults import Fault, NoContextError
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from envs.spec_changes import interface_changes, listed, other_versions
-from envs.suites import make_env, make_spec
+from envs.suite import EnvConfig
+from envs.suites import held_out, make_env, make_spec
 from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
@@ -168,7 +169,7 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
 
     `engine` is as env.engine; empty: as in training. Raises InputError if a task is unknown, or the agent cannot play it.
     """
-    settings: Any = dataclasses.replace(agent.config.env, tasks=list(tasks or agent.env.tasks))
+    settings: Any = _settings(agent, tasks or agent.env.tasks)
     if engine:
         if not hasattr(settings, "engine"):
             raise InputError(
@@ -203,6 +204,12 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
     return spec
 
 
+def _settings(agent: SavedAgent, tasks: Sequence[str]) -> EnvConfig:
+    """The configuration of the training's environments with other tasks, and with the contexts that the training left out."""
+    names = list(held_out(agent.config.env))
+    return dataclasses.replace(agent.config.env, tasks=list(tasks), holdout=names, holdout_fraction=0.0)
+
+
 def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
     """The training tasks, with `task` among them, and the id of `task`.
 
@@ -218,7 +225,7 @@ def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
 
 
 def split_of(config: EvaluateConfig) -> Split:
-    """The split that an evaluation plays. With `contexts=both` that is the one of the seen contexts (agents/evaluation/unseen.py)."""
+    """The split that an evaluation plays. With `contexts=both` that is the one of the seen contexts (agents/evaluation/probe_report.py)."""
     return Split.UNSEEN if config.contexts == "unseen" else Split.EVALUATION
 
 
@@ -227,7 +234,7 @@ def make_task_env(
 ) -> MultitaskVectorEnv:
     """`slots` evaluation environments of one task, independent of the other tasks of `spec`."""
     env, task_id = seat(agent, spec, task)
-    settings = dataclasses.replace(agent.config.env, tasks=list(env.tasks))
+    settings = _settings(agent, env.tasks)
     places = [Slot(task=task_id, index=index) for index in range(slots)]
     return make_env(settings, env, places, seed, split)
 

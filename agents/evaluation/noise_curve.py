@@ -32,7 +32,8 @@ def noise_report(
     The ratio is that of |z|^2 and E|noise|^2; None without noise.
     """
     sections = comparison(agent, played, {f"{level:g}": episodes for level, episodes in noisy.items()})
-    ratios = [-20 * math.log10(level) if level else None for level in noisy]
+    # Subtracted from 0, so that a level of 1 has 0 dB and not -0.
+    ratios = [0.0 - 20 * math.log10(level) if level else None for level in noisy]
     return {level: {"snr": ratio, **section} for (level, section), ratio in zip(sections.items(), ratios, strict=True)}
 
 

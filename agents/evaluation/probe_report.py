@@ -1,8 +1,11 @@
-"""The probes of one evaluation (agents/evaluation/probes.py): their contexts, and the section `probes` of evaluation.json."""
+"""Other contexts than those of training: the probes of one evaluation (agents/evaluation/probes.py), the contexts that training left out
+(envs/holdout.py), and their sections `probes` and `unseen` of evaluation.json.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from agents.evaluation.episodes import (
     PreparePolicy,
     SavedAgent,
     make_task_env,
+    play,
     quotas,
     seat,
     split_of,
@@ -25,11 +29,13 @@ from agents.evaluation.intervals import METHOD, interval
 from agents.evaluation.probes import ALL, Record, Shuffle, Swap, add_noise, all_probes, derangement, zero
 from agents.evaluation.report import Played, Scores, is_known, mean, outcomes, results, return_ranges
 from agents.evaluation.task_similarity import FILE, draw, similarities, write
-from agents.network.context import ContextEncoder
+from agents.network.context import CONTEXT_KEYS, ContextEncoder
 from agents.setup.plugins import PROBES
 from agents.setup.preflight import MAX_SLOTS
 from conf.schema import EvaluateConfig
+from envs.faults import NoContextError
 from envs.spec import EnvSpec, Split
+from envs.suites import held_out
 from system.errors import InputError
 
 # Separates the random numbers of swaps from those of the sampled actions, which share `stream`.
@@ -130,13 +136,13 @@ def without_context(agent: SavedAgent) -> str | None:
 def first_contexts(
     agent: SavedAgent, spec: EnvSpec, task: str, seed: int, encoder: ContextEncoder, split: Split
 ) -> ContextRows:
-    """Contexts of a task at the start of episodes, [P, C]: a sample of MAX_SLOTS if the agent reads instructions, else one."""
-    if not encoder.reads_instruction:
+    """Contexts of a task at the start of episodes, [P, C]: a sample of MAX_SLOTS if they differ between episodes, else one."""
+    if not encoder.varies:
         return encoder.context_rows(np.array([seat(agent, spec, task)[1]], np.int32), None)
     env = make_task_env(agent, spec, task, MAX_SLOTS, seed, split)
     try:
         observation, _ = env.reset()
-        return np.array(encoder.context_rows(observation["task"], observation["instruction"]))
+        return np.array(encoder.context_rows(observation["task"], *map(observation.get, CONTEXT_KEYS)))
     finally:
         env.close()
 
@@ -197,3 +203,59 @@ def drop(played: Played, probed: Played, scores: Scores, *, certain: bool = Fals
 
 def _outcome(episodes: Sequence[Episode]) -> list[tuple[float, int]]:
     return [(episode.episode_return, episode.length) for episode in episodes]
+
+
+def check_contexts(agent: SavedAgent, config: EvaluateConfig) -> None:
+    """Raises InputError if a group of contexts is asked for and training left none out."""
+    if config.contexts != "both" and not held_out(agent.config.env):
+        raise InputError(
+            f"contexts={config.contexts} needs an agent whose training left contexts out, and {agent.path} was trained without "
+            "env.holdout: leave contexts= out."
+        )
+
+
+def plays_unseen(agent: SavedAgent, config: EvaluateConfig) -> bool:
+    """Whether the unseen contexts are played beside the seen ones."""
+    return config.contexts == "both" and bool(held_out(agent.config.env))
+
+
+def play_unseen(
+    agent: SavedAgent,
+    spec: EnvSpec,
+    config: EvaluateConfig,
+    advance: Callable[[], object],
+    begin: Callable[[str], object] = lambda task: None,
+) -> dict[str, Episodes]:
+    """Plays `config.episodes` episodes of each task on unseen contexts; a task that shows none is missing in the result.
+
+    `begin` is called with each task before it is played. Otherwise as `agents.evaluation.episodes.play`.
+    """
+    unseen, found = dataclasses.replace(config, contexts="unseen"), {}
+    for task in spec.tasks:
+        begin(task)
+        try:
+            found[task] = play(agent, spec, task, unseen, advance)
+        except NoContextError:
+            continue
+    return found
+
+
+def unseen_report(agent: SavedAgent, seen: Mapping[str, Episodes], unseen: Mapping[str, Episodes]) -> dict[str, Any]:
+    """The section `unseen` of evaluation.json: the results on unseen contexts, and the drop relative to the seen ones of the same tasks,
+    with the interval of a difference of two independent samples.
+
+    `without` are the tasks that show no unseen context. Without any other task `aggregate` is None.
+    """
+    tasks, aggregate = results(agent, unseen) if unseen else ({}, None)
+    return {
+        "contexts": list(held_out(agent.config.env)),
+        "without": [task for task in seen if task not in unseen],
+        "tasks": {task: row | _drop(agent, seen, {task: unseen[task]}) for task, row in tasks.items()},
+        "aggregate": aggregate and aggregate | _drop(agent, seen, unseen),
+    }
+
+
+def _drop(agent: SavedAgent, seen: Mapping[str, Episodes], unseen: Mapping[str, Episodes]) -> dict[str, Any]:
+    """The drop of return and success on the tasks of `unseen`."""
+    found = drop({task: seen[task] for task in unseen}, unseen, agent.env.scores)
+    return {key: value for key, value in found.items() if key != "unchanged"}

@@ -101,10 +101,11 @@ def zero(policy: Policy) -> None:
 
 
 def add_noise(level: float, policy: Policy) -> None:
-    """Gives the encoded contexts of `policy` this noise (ContextEncoder.noise), in place of that of its training. As `zero`, in full
-    precision only."""
+    """Gives the encoded contexts of `policy`, which has not acted yet, this noise (ContextEncoder.noise) in place of that of its training.
+
+    As `zero`, in full precision only.
+    """
     policy.network.context_encoder.noise = level
-    policy.weights_changed()
 
 
 PROBES = {

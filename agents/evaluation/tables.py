@@ -65,7 +65,7 @@ def _unseen_tables(content: Mapping[str, Any]) -> list[FittedTable | str]:
     title, without = "contexts that training left out", section["without"]
     table = (
         [task_table(_UNSEEN, section["tasks"], _mean_row(section["aggregate"]), title=title)]
-        if "tasks" in section
+        if section["tasks"]
         else []
     )
     missing = [f"No episode of {', '.join(without)} has one of the {title}."] if without else []

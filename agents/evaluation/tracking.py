@@ -23,7 +23,7 @@ def evaluation_values(content: Mapping[str, Any]) -> dict[str, float]:
     """
     values: dict[str, float] = {}
     for start, part in (("evaluation", content), ("evaluation/unseen", content.get("unseen", {}))):
-        rows = {**part["tasks"], MEAN: part["aggregate"]} if "tasks" in part else {}
+        rows = {**part["tasks"], MEAN: part["aggregate"]} if part.get("tasks") else {}
         values |= {f"{start}/return/{name}": row["mean"] for name, row in rows.items()}
         values |= {
             f"{start}/success/{name}": row["success"] for name, row in rows.items() if row["success"] is not None

@@ -14,11 +14,11 @@ import torch
 from agents.fusion import Segments
 from agents.fusion.device_transfer import send
 from agents.learning.minibatches import Minibatch
-from agents.network.context import ContextEncoder, Contexts, distinct_contexts
+from agents.network.context import CONTEXT_KEYS, ContextEncoder, Contexts, distinct_contexts
 from agents.trajectory import EPISODE_STATISTICS, Trajectory
 
-_HOST_KEYS = (*EPISODE_STATISTICS, "instruction", "context_seed", "reset")
-"""Keys that are not copied. The loss does not use statistics, `Staged.contexts` has the instructions, and cores read resets on the host."""
+_HOST_KEYS = (*EPISODE_STATISTICS, *CONTEXT_KEYS, "context_seed", "reset")
+"""Keys that are not copied. The loss does not use statistics, `Staged.contexts` has the contexts, and cores read resets on the host."""
 
 
 class Staged(NamedTuple):
@@ -85,8 +85,8 @@ class Prefetcher:
 
     def _send(self, batch: Trajectory, num_new: int | None) -> _Copy:
         """Starts the copy of one batch."""
-        instruction = batch["instruction"].numpy() if "instruction" in batch else None
-        rows = self._encoder.context_rows(batch["task"].numpy(), instruction)
+        told = (batch[key].numpy() if key in batch else None for key in CONTEXT_KEYS)
+        rows = self._encoder.context_rows(batch["task"].numpy(), *told)
         if "context_seed" in batch:
             rows = self._encoder.add_seeds(rows, batch["context_seed"].numpy())
         rows, index = distinct_contexts(rows)

@@ -1,4 +1,4 @@
-"""The contexts of a batch (task id, instruction) and their encoding z.
+"""The contexts of a batch (task id, instruction, or a vector of the suite) and their encoding z.
 
 The encoder runs once per distinct context, not once per step: equal contexts anywhere in the batch share one row. A segment is a stretch
 of steps with the same context. It may be shorter than an episode, because an instruction can change within one.
@@ -23,6 +23,9 @@ from agents.network.distinct import distinct_rows
 from agents.network.instructions import READERS, SentenceTable, read
 from envs.seeding import uniform
 
+CONTEXT_KEYS = ("instruction", "context")
+"""Keys of a trajectory that only the context encoder reads."""
+
 
 class Contexts(NamedTuple):
     """U contexts: `task` int64 [U] and `instruction` int64 [U, L'].
@@ -30,6 +33,7 @@ class Contexts(NamedTuple):
     L' is the length of the longest instruction among them, rounded up to a bucket size but at most L; 0 if all are empty.
 
     Attributes:
+        vector: f32 [U, V], given by the suite. None unless the encoder reads it.
         noise: Standard normal numbers f32 [U, S, Z] for each token; S is 1 for a vector z. None without noise.
         is_kept: bool [U], False where z is zero. None without dropout.
     """
@@ -38,6 +42,7 @@ class Contexts(NamedTuple):
     instruction: Tensor
     noise: Tensor | None = None
     is_kept: Tensor | None = None
+    vector: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The arrays by name, without those that are None."""
@@ -51,11 +56,12 @@ class ContextEncoder(nn.Module):
     instruction, or with one of a table, is one token: z itself.
 
     Args:
-        kind: `task`, `instruction`, `both` or `none` (then Z = 0).
+        kind: `task`, `instruction`, `both`, `vector` (z is the suite's vector) or `none` (then Z = 0).
         vocabulary_size: Number of tokens. Token 0 is padding.
         task_encoding: `embedding` (learned, `task_size` features) or `one_hot` (num_tasks features).
         encoder: How instructions are read, one of agents.network.instructions.READERS.
         table: Looks instructions up, instead of `encoder`.
+        vector_size: Numbers of the suite's vector, V.
         task_size, word_size, instruction_size: Features of the task embedding, of a word, and of what the encoder returns.
         normalize: Layer normalisation of the encoded instruction and of its words. Without it the multiplicative term of a fusion starts
             about ten times too small, because an LSTM starts with outputs of about 0.1.
@@ -64,12 +70,12 @@ class ContextEncoder(nn.Module):
         dropout: Share of the seeds for which z is zero.
 
     Attributes:
-        noise, dropout: May be changed; acting policies need `Policy.weights_changed` then.
+        noise, dropout: May be changed before a policy acts.
         tokens_have_noise: Whether noise is drawn for each token instead of for z alone; set by AgentNetwork.
         size: Z. The last `instruction_size` of them belong to the instruction.
-        reads_task, reads_instruction: The parts of the context.
+        reads_task, reads_instruction, reads_vector: The parts of the context.
         context_norm: Expected length |z|. Each feature of an embedding or of an instruction counts as a mean square of 1, and a one-hot
-            code has the length 1.
+            code or a vector of the suite has the length 1.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class ContextEncoder(nn.Module):
         task_encoding: str = "embedding",
         encoder: str = "lstm",
         table: SentenceTable | None = None,
+        vector_size: int = 0,
         task_size: int = 32,
         word_size: int = 32,
         instruction_size: int = 64,
@@ -91,6 +98,7 @@ class ContextEncoder(nn.Module):
         super().__init__()
         self.noise, self.dropout, self.tokens_have_noise = noise, dropout, False
         self.reads_task, self.reads_instruction = kind in ("task", "both"), kind in ("instruction", "both")
+        self.reads_vector = kind == "vector"
         self.task_encoding = task_encoding
         self.num_tasks = num_tasks
         self.size = 0
@@ -116,6 +124,9 @@ class ContextEncoder(nn.Module):
             self.normalize = nn.LayerNorm(self.instruction_size) if normalize and learned else nn.Identity()
             self.size += self.instruction_size
             squared_norm += self.instruction_size
+        if self.reads_vector:
+            self.size += vector_size
+            squared_norm += 1
         self.context_norm = math.sqrt(squared_norm)
 
     def forward(self, contexts: Contexts, *, tokens: bool = False) -> Tensor | Tokens:
@@ -134,6 +145,9 @@ class ContextEncoder(nn.Module):
                 own = noise[:, :, -self.instruction_size :]
                 instruction = self._disturb(instruction, own if instruction.dim() == 3 else own[:, 0])
             parts.append(instruction)
+        if self.reads_vector:
+            assert contexts.vector is not None
+            parts.append(contexts.vector if noise is None else self._disturb(contexts.vector, noise[:, 0]))
         if not parts:
             parts = [torch.zeros(contexts.task.shape[0], 0, device=contexts.task.device)]
         if contexts.is_kept is not None:
@@ -175,10 +189,15 @@ class ContextEncoder(nn.Module):
         empty = np.zeros(length, np.int32)
         return empty if self.table is None else self.table.tokens[0].cpu().numpy()
 
-    def context_rows(self, task: NDArray[np.int32], instruction: NDArray[np.int32] | None) -> NDArray[np.int32]:
-        """Contexts as rows of numbers: task [...] and instruction [..., L] -> [..., C], only what this encoder reads.
+    def context_rows(
+        self,
+        task: NDArray[np.int32],
+        instruction: NDArray[np.int32] | None,
+        vector: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.int32]:
+        """Contexts as rows of numbers: task [...], instruction [..., L] and vector [..., V] -> [..., C], only what this encoder reads.
 
-        C >= 1: an encoder that reads nothing gets a column of zeros, so that all contexts are equal.
+        Floats are there as their bits. C >= 1: an encoder that reads nothing gets a column of zeros, so that all contexts are equal.
         """
         parts = []
         if self.reads_task:
@@ -186,9 +205,17 @@ class ContextEncoder(nn.Module):
         if self.reads_instruction:
             assert instruction is not None
             parts.append(instruction)
+        if self.reads_vector:
+            assert vector is not None
+            parts.append(np.ascontiguousarray(vector, np.float32).view(np.int32))
         if not parts:
             return np.zeros((*task.shape, 1), np.int32)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+    @property
+    def varies(self) -> bool:
+        """Whether a task has several contexts: instructions, or vectors of the suite."""
+        return self.reads_instruction or self.reads_vector
 
     @property
     def reads_seeds(self) -> bool:
@@ -211,9 +238,9 @@ class ContextEncoder(nn.Module):
 
     @property
     def instruction_columns(self) -> slice:
-        """The columns of `context_rows` that hold the instruction. The slice is empty if the encoder reads no instruction."""
+        """The columns of `context_rows` that hold the instruction, or the vector. The slice is empty if the encoder reads neither."""
         first = int(self.reads_task)
-        return slice(first, None if self.reads_instruction else first)
+        return slice(first, None if self.varies else first)
 
     def contexts_from_rows(self, rows: NDArray[np.int32]) -> Contexts:
         """The inverse of `context_rows`, or of `add_seeds` if the encoder reads seeds, for rows [U, C], U >= 1.
@@ -226,7 +253,8 @@ class ContextEncoder(nn.Module):
         if self.reads_seeds:
             rows, seeds = rows[:, :-1], rows[:, -1]
         task = rows[:, 0] if self.reads_task else np.zeros(len(rows), np.int32)
-        tokens = rows[:, self.instruction_columns]
+        columns = rows[:, self.instruction_columns]
+        tokens, bits = (columns, columns[:, :0]) if self.reads_instruction else (columns[:, :0], columns)
         used = np.flatnonzero(tokens.any(axis=0))
         length = bucket_size(int(used[-1]) + 1) if len(used) else 0
         shape = max(1, length) if self.tokens_have_noise else 1, self.size
@@ -235,6 +263,7 @@ class ContextEncoder(nn.Module):
             torch.from_numpy(tokens[:, :length].astype(np.int64)),
             torch.from_numpy(_normal(seeds, math.prod(shape))).view(len(rows), *shape) if self.noise else None,
             torch.from_numpy(seeds != 0) if self.dropout else None,
+            torch.from_numpy(np.ascontiguousarray(bits).view(np.float32)) if self.reads_vector else None,
         )
 
 

@@ -31,8 +31,9 @@ def multiply_adds(network: AgentNetwork, env: EnvSpec) -> MultiplyAdds:
     network = copy.deepcopy(network).cpu().float().eval()
     words = np.zeros((1, env.instruction_length), np.int32)
     words[:, :WORDS] = 1
+    vector = np.zeros((1, *env.observation["context"].shape), np.float32) if "context" in env.observation else None
     encoder = network.context_encoder
-    rows = encoder.add_seeds(encoder.context_rows(np.zeros(1, np.int32), words), np.ones(1, np.int32))
+    rows = encoder.add_seeds(encoder.context_rows(np.zeros(1, np.int32), words, vector), np.ones(1, np.int32))
     contexts = encoder.contexts_from_rows(rows)
     inputs: dict[str, Any] = {
         key: torch.zeros(1, 1, *array.shape, dtype=getattr(torch, array.dtype))

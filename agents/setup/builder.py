@@ -49,6 +49,11 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         raise InputError(
             f"context={config.context.name} needs instructions and env={env.suite} has none: use context=task."
         )
+    if config.context.name == "vector" and "context" not in env.observation:
+        raise InputError(
+            f"context=vector needs a suite that gives its context as numbers and env={env.suite} with these tasks gives none: use "
+            "context=task, or env.tasks=[blend] of env=conditional."
+        )
     needs_task = _needs_task(config)
     if needs_task and config.context.name not in ("task", "both"):
         raise InputError(
@@ -67,6 +72,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         task_encoding="one_hot" if needs_task else config.context.task_encoding,
         encoder=config.context.encoder,
         table=build_table(config.context, env),
+        vector_size=env.observation["context"].shape[0] if "context" in env.observation else 0,
         task_size=config.context.task_size,
         word_size=config.context.word_size,
         instruction_size=config.context.instruction_size,

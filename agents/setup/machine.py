@@ -63,6 +63,12 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", number)
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that torch sees here, as CUDA_VISIBLE_DEVICES names them. None of them is initialised."""
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (given.split(",") if given else [str(number) for number in range(count)])[:count]
+
+
 _CPU = torch.device("cpu")
 
 

@@ -30,6 +30,8 @@ from system.errors import InputError
 _NETWORK_KEYS = ("fusion.", "context.", "core.", "torso.", "actor_width", "critic_width", "env.normalize_observation")
 _HEAD_KEYS = ("learner.popart", "learner.value_loss", "learner.value_bins", "learner.value_bound")
 """Keys, or beginnings of keys, that determine what the weights of an agent mean."""
+_FREE_KEYS = ("context.noise", "context.dropout")
+"""Keys among them that do not: an agent may go on under noise."""
 
 
 def start_from(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, Any]:
@@ -152,5 +154,5 @@ def _setting_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
     return [
         f"{key} was {olds.get(key)} and is {value}"
         for key, value in news.items()
-        if key.startswith(keys) and olds.get(key) != value
+        if key.startswith(keys) and key not in _FREE_KEYS and olds.get(key) != value
     ]

@@ -5,6 +5,11 @@ right action is argmax_a (M_i x)_a. It is a function of x and i, but no sum of a
 
     - map-i     x is shown, one decision is made, the episode ends. With more steps a recurrent agent could infer the task from its rewards.
     - memory-i  x is shown at the first step and hidden for `delay` steps; the decision is made at the last of them.
+    - blend-k   as map, with the matrix w_0 M_0 + ... + w_{k-1} M_{k-1}. The weights w are uniform on the simplex, new in each episode,
+                and are the context (`context=vector`). Training can leave regions of them out (envs/conditional/blend.py).
+
+With a blend among the tasks, every observation has the weights of the episode's matrix as `context`; map-i and memory-i have the weight 1
+at i.
 
 The right action earns 1, so the optimal return is exactly 1 on every task. x is shown as numbers, or as a picture for agents with a
 convolutional torso. All slots are computed together as arrays.
@@ -22,13 +27,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.conditional.blend import BLEND, MOST_MATRICES, Weights, check_left_out, left_out, num_matrices, number_of
 from envs.engines.base import Arrays, Outcome
 from envs.seeding import stream_key, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
 from system.errors import InputError, unknown_name
 
-_TASK = re.compile(r"(map|memory)-(0|[1-9]\d{0,8})")
+_TASK = re.compile(r"(map|memory|blend)-(0|[1-9]\d{0,8})")
 
 OBSERVATIONS = ("vector", "image")
 LEVELS = 4
@@ -44,7 +50,7 @@ class ConditionalConfig(EnvConfig):
 
     Attributes:
         dimension: d, the length of x and the number of actions.
-        num_tasks: Number of tasks of each kind; the presets `map` and `memory` name all of them.
+        num_tasks: Number of matrices; the presets `map` and `memory` name the tasks of all of them, and `blend` is blend-4.
         delay: Steps between the cue and the decision of the memory tasks.
         map_seed: Seed of the matrices. They define the tasks, so they do not depend on the run's seed.
         observation: One of OBSERVATIONS. `vector`: the entries of x, then 1 if a decision is due, else 0. `image`: symbolic cells of two
@@ -63,17 +69,22 @@ class ConditionalConfig(EnvConfig):
 
 
 def presets(num_tasks: int) -> dict[str, tuple[str, ...]]:
-    """The presets of a suite with that many tasks of each kind."""
-    return {kind: tuple(f"{kind}-{number}" for number in range(num_tasks)) for kind in ("map", "memory")}
+    """The presets of a suite with that many matrices."""
+    named = {kind: tuple(f"{kind}-{number}" for number in range(num_tasks)) for kind in ("map", "memory")}
+    return named | {BLEND: (f"{BLEND}-{min(4, num_tasks)}",)}
 
 
 def make_spec(config: ConditionalConfig) -> EnvSpec:
     tasks = _checked_tasks(config)
+    check_left_out(tasks, left_out(config, tasks, config.num_tasks))
     pictures = config.observation == "image"
+    observation = {config.observation: make_array(config)}
+    if _numbers(tasks, BLEND):
+        observation["context"] = ArraySpec(shape=(num_matrices(tasks),), dtype="float32")
     return EnvSpec(
         suite=config.name,
         tasks=tasks,
-        observation={config.observation: make_array(config)},
+        observation=observation,
         image_kind="symbolic" if pictures else "none",
         symbol_counts=(LEVELS + 1, 2) if pictures else (),
         num_actions=config.dimension,
@@ -87,6 +98,7 @@ def scores(config: ConditionalConfig) -> dict[str, Score]:
     """Reference scores; `random` is the return of the best context-blind policy (`blind_return`)."""
     tasks = _checked_tasks(config)
     blind = {kind: blind_return(config, _numbers(tasks, kind)) for kind in ("map", "memory")}
+    blind[BLEND] = blind_return_of_blends(config, _numbers(tasks, BLEND))
     return {task: Score(random=blind[task.split("-")[0]], human=1.0, reference="optimal") for task in tasks}
 
 
@@ -99,10 +111,11 @@ def _checked_tasks(config: ConditionalConfig) -> tuple[str, ...]:
         raise unknown_name("env.observation", config.observation, OBSERVATIONS)
     tasks = expand_tasks(config.tasks, presets(config.num_tasks))
     for task in tasks:
-        match = _TASK.fullmatch(task)
-        if match is None or int(match[2]) >= config.num_tasks:
+        match, most = _TASK.fullmatch(task), min(MOST_MATRICES, config.num_tasks)
+        numbers = range(2, most + 1) if task.startswith(BLEND) else range(config.num_tasks)
+        if match is None or int(match[2]) not in numbers:
             last = config.num_tasks - 1
-            choice = f"map, memory, map-0 to map-{last} or memory-0 to memory-{last}"
+            choice = f"map, memory, blend, map-0 to map-{last}, memory-0 to memory-{last} or blend-2 to blend-{most}"
             raise InputError(f"env.tasks={task} is no task of suite conditional: choose {choice}.")
     return tasks
 
@@ -169,15 +182,36 @@ def _blind_return(map_seed: int, dimension: int, numbers: tuple[int, ...], pictu
     return float(votes.max(axis=1).mean() / len(numbers))
 
 
+def blind_return_of_blends(config: ConditionalConfig, numbers: tuple[int, ...]) -> float:
+    """The same for blends of so many matrices, over uniform weights: from 2**12 draws of x and 2**8 of the weights of each blend."""
+    return _blind_blend(config.map_seed, config.dimension, numbers, config.observation == "image") if numbers else 0.0
+
+
+@functools.cache
+def _blind_blend(map_seed: int, dimension: int, numbers: tuple[int, ...], pictures: bool) -> float:
+    places, gains = maps(map_seed, dimension, range(max(numbers)))
+    rng, draws, weights = np.random.default_rng(0), 1 << 12, 1 << 8
+    x = rng.uniform(-1, 1, (draws, dimension)).astype(np.float32)
+    if pictures:
+        x, _ = round_to_levels(x)
+    seen = x[:, places] * gains
+    votes = np.zeros((draws, dimension), np.int32)
+    for number in numbers:
+        for weight in rng.dirichlet(np.ones(number), weights):
+            votes[np.arange(draws), np.einsum("k,nka->na", weight, seen[:, :number]).argmax(axis=1)] += 1
+    return float(votes.max(axis=1).mean() / (weights * len(numbers)))
+
+
 def _numbers(tasks: tuple[str, ...], kind: str) -> tuple[int, ...]:
     """The numbers i of the tasks `kind`-i."""
-    return tuple(int(task.split("-")[1]) for task in tasks if task.startswith(kind))
+    return tuple(number_of(task) for task in tasks if task.startswith(kind))
 
 
 class ConditionalEngine:
     """All slots as arrays (see `envs.engines.base.Engine`).
 
-    The x of an episode is a function of the slot's stream key and the episode's number, so any episode is computed directly.
+    The x of an episode, and the weights of a blend, are functions of the slot's stream keys and the episode's number, so any episode is
+    computed directly. Raises NoContextError if a task has no context of the split's group.
 
     The state per slot: `_episode`, `_age` (steps taken in it), `_ended` (the last step ended it) and `_right`, its right action.
     """
@@ -186,7 +220,9 @@ class ConditionalEngine:
         tasks = self._tasks = spec.tasks
         self._slots, self._split = tuple(slots), split
         self._dimension = config.dimension
-        places, gains = maps(config.map_seed, config.dimension, [int(task.split("-")[1]) for task in tasks])
+        # A blend has no single matrix: M_0 is not used.
+        own = [0 if task.startswith(BLEND) else number_of(task) for task in tasks]
+        places, gains = maps(config.map_seed, config.dimension, own)
         delays = np.array([config.delay if task.startswith("memory") else 0 for task in tasks], np.int32)
         task = np.array([slot.task for slot in slots], np.intp)
         self._places, self._gains, self._delay = places[task], gains[task], delays[task]
@@ -195,6 +231,12 @@ class ConditionalEngine:
         array = spec.observation[self._shown]
         self.observation: Arrays = {self._shown: np.zeros((size, *array.shape), array.dtype)}
         self._rows, self._columns = places_in_picture(config.dimension)
+        self._weights: Weights | None = None
+        if "context" in spec.observation:
+            (matrices,) = spec.observation["context"].shape
+            self.observation["context"] = np.zeros((size, matrices), np.float32)
+            self._bases = maps(config.map_seed, config.dimension, range(matrices))
+            self._weights = Weights(tasks, self._slots, left_out(config, tasks, config.num_tasks), split, matrices)
         self._keys = np.zeros(size, np.uint64)
         self._episode = np.zeros(size, np.int64)
         self._age = np.zeros(size, np.int32)
@@ -204,6 +246,8 @@ class ConditionalEngine:
 
     def start(self, seed: int) -> None:
         self._keys[:] = [stream_key(seed, self._split, self._tasks[slot.task], slot.index) for slot in self._slots]
+        if self._weights:
+            self._weights.start(seed)
         self._episode[:] = [slot.episode for slot in self._slots]
         self._age[:] = 0
         self._ended[:] = False
@@ -232,7 +276,12 @@ class ConditionalEngine:
             else:
                 x, level = round_to_levels(x)
                 shown[started[:, None, None], self._rows, self._columns, 0] = level[:, :, None] + 1
-            seen = np.take_along_axis(x, self._places[started], axis=1) * self._gains[started]
+            if self._weights:
+                read, gains = self._bases
+                weights = self.observation["context"][started] = self._weights.draw(started, self._episode[started])
+                seen = np.einsum("nk,nka->na", weights, x[:, read] * gains)
+            else:
+                seen = np.take_along_axis(x, self._places[started], axis=1) * self._gains[started]
             self._right[started] = seen.argmax(axis=1)
         due = self._age == self._delay
         shown[..., -1] = due.reshape(-1, *(1,) * (shown.ndim - 2))
@@ -258,16 +307,27 @@ class ConditionalEngine:
     def state_dict(self) -> dict[str, Any]:
         arrays = {self._shown: self.observation[self._shown], "keys": self._keys, "episode": self._episode}
         arrays |= {"age": self._age, "ended": self._ended, "right": self._right}
+        if self._weights:
+            arrays |= {"context": self.observation["context"], "weight_keys": self._weights.keys}
         return {key: value.copy() for key, value in arrays.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.observation[self._shown][:] = state[self._shown]
         self._keys[:], self._episode[:] = state["keys"], state["episode"]
         self._age, self._ended, self._right = state["age"].copy(), state["ended"].copy(), state["right"].copy()
+        if self._weights:
+            self.observation["context"][:], self._weights.keys[:] = state["context"], state["weight_keys"]
 
     def close(self) -> None:
         pass
 
 
 # The presets of the default size; `make_spec` makes its own for the config's `num_tasks`.
-CONDITIONAL = Suite(ConditionalConfig, presets(num_tasks=8), make_spec, ConditionalEngine, scores=scores)
+CONDITIONAL = Suite(
+    ConditionalConfig,
+    presets(num_tasks=8),
+    make_spec,
+    ConditionalEngine,
+    scores=scores,
+    holdout=lambda config: left_out(config, _checked_tasks(config), config.num_tasks),
+)

@@ -221,9 +221,9 @@ class GymnasiumEngine:
         except NotFiniteError as error:
             self._errors[row] = str(error)
             return
-        group = "one outside of env.holdout" if self._split.is_seen else "one of env.holdout"
+        group = "outside of env.holdout" if self._split.is_seen else "of env.holdout"
         raise NoContextError(
-            f"env.tasks={task} shows no instruction that is {group} in {_ATTEMPTS:,} resets: leave the task out, or change env.holdout."
+            f"env.tasks={task} shows no instruction {group} in {_ATTEMPTS:,} resets: leave the task out, or change env.holdout."
         )
 
     def _show(self, row: int, seen: Any) -> None:

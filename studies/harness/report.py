@@ -16,6 +16,7 @@ from ablation.analysis.results import Band, Estimate
 from ablation.report.drawing import Panel
 from ablation.report.panels import label_log_axis, lines
 from studies.harness.jobs import Result
+from system.words import count
 
 NETWORK_HEAD = ("network", "parameters", "width", "learning rate")
 """Head of the columns that `network_columns` fills."""
@@ -84,7 +85,7 @@ def convergence(problem: str, fewer: int, gains: Mapping[str, Sequence[float]], 
         text = numbers.estimate(gain, numbers.fixed(3))
         groups["converged" if converged else "not converged"].append(f"`{network}` {text}")
     parts = "; ".join(f"{word}: {', '.join(found)}" for word, found in groups.items() if found)
-    return f"{problem}: {parts} (gain over {fewer:,} steps; converged below {little:g})."
+    return f"{problem}: {parts} (gain over {count(fewer, 'step')}; converged below {little:g})."
 
 
 def panel(

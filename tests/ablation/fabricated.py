@@ -16,6 +16,7 @@ def run(
     seed: int,
     values: Mapping[str, float],
     *,
+    unseen: Mapping[str, float] | None = None,
     probed: Mapping[str, Mapping[str, float]] | None = None,
     parameters: int = 1000,
     steps: int = 20,
@@ -27,6 +28,7 @@ def run(
         variant=variant,
         seed=seed,
         values=values,
+        unseen=unseen or {},
         probed=probed or {},
         curve=Curve(
             frames=100_000 * rise, seconds=50 * rise, values={task: value * rise for task, value in values.items()}
@@ -48,9 +50,12 @@ def run(
 
 
 def results(
-    values: Mapping[str, Sequence[Sequence[float]]], tasks: Sequence[str] = (), measure: Measure = SUCCESS
+    values: Mapping[str, Sequence[Sequence[float]]],
+    tasks: Sequence[str] = (),
+    measure: Measure = SUCCESS,
+    unseen: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> Results:
-    """Results of `values`: by variant, for each run its value on every task."""
+    """Results of `values`: by variant, for each run its value on every task; `unseen` the same of the first tasks."""
     names = tuple(tasks) or tuple(f"task-{number}" for number in range(len(next(iter(values.values()))[0])))
     return Results(
         suite="fabricated",
@@ -58,7 +63,12 @@ def results(
         tasks=names,
         variants=tuple(values),
         runs=tuple(
-            run(variant, seed, dict(zip(names, row, strict=True)))
+            run(
+                variant,
+                seed,
+                dict(zip(names, row, strict=True)),
+                unseen=dict(zip(names, unseen[variant][seed], strict=False)) if unseen else None,
+            )
             for variant, rows in values.items()
             for seed, row in enumerate(rows)
         ),

@@ -115,7 +115,7 @@ class CountingEngine:
 class _NoContext:
     """What the policy asks of a context encoder, for a network that reads none."""
 
-    def context_rows(self, task: np.ndarray, instruction: np.ndarray | None) -> np.ndarray:
+    def context_rows(self, task: np.ndarray, instruction: np.ndarray | None, vector: None) -> np.ndarray:
         assert instruction is not None
         return instruction
 

@@ -16,6 +16,7 @@ from envs.spec import ArraySpec, EnvSpec
 from envs.suite import EnvConfig
 
 VECTOR = 3
+CONTEXT = 2
 INSTRUCTION_LENGTH = 4
 WORDS = 7
 
@@ -36,12 +37,13 @@ def fake_env(
     kind: str = "none",
     **changes: object,
 ) -> EnvSpec:
-    """Vectors (or images) with instructions; of discrete actions the second task has one less than the others."""
+    """Vectors (or images) with instructions and vectors as context; of discrete actions the second task has one less than the others."""
     observation = (
         {"image": ArraySpec(shape=image, dtype="uint8")}
         if image
         else {"vector": ArraySpec(shape=(VECTOR,), dtype="float32")}
     )
+    observation["context"] = ArraySpec(shape=(CONTEXT,), dtype="float32")
     most = ACTIONS[actions]["num_actions"]
     counts = tuple(3 if task == 1 and actions == "discrete" else most for task in range(num_tasks))
     fields: dict[str, object] = {
@@ -103,6 +105,8 @@ def fake_batch(env: EnvSpec, core_state_size: int, length: int, columns: int, se
     spec = trajectory_spec(env, length, columns, core_state_size)
     batch = {key: np.zeros(array.shape, array.dtype) for key, array in spec.items()}
     for key, array in env.observation.items():
+        if key == "context":
+            continue
         shape = batch[key].shape
         batch[key] = (
             rng.integers(0, 5, shape, np.uint8) if array.dtype == "uint8" else rng.normal(size=shape).astype(np.float32)
@@ -140,6 +144,8 @@ def fake_batch(env: EnvSpec, core_state_size: int, length: int, columns: int, se
                 if batch["reset"][t, column] or rng.random() < 0.2:
                     words = random_instruction(rng, env)
                 batch["instruction"][t, column] = words
+    if "context" in batch:
+        batch["context"] = rng.normal(size=batch["context"].shape).astype(np.float32)
     for key in ("episode_return", "success"):
         batch[key][:] = math.nan
     return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in batch.items()}

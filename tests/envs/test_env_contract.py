@@ -95,6 +95,7 @@ CASES: dict[str, Callable[[], EnvConfig]] = {
     "conditional-map": lambda: ConditionalConfig(tasks=["map-0", "map-1", "map-2"]),
     "conditional-memory": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"]),
     "conditional-image": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"], observation="image"),
+    "conditional-blend": lambda: ConditionalConfig(tasks=["blend-4", "map-3", "blend-2"], holdout=["0+2", "1"]),
     "processes": lambda: EnvConfig(name="walks", tasks=[]),
 }
 SEEDS_FIRST_EPISODE = ("envpool", "metaworld", "procgen")

@@ -85,7 +85,7 @@ def test_the_verdict_counts_the_frames_of_the_tuning() -> None:
     (sentence,) = tuned(RESULTS, *choices)
     assert sentence == (
         "The best of the given values of learner.learning_rate was chosen for every run of every variant on its own, on other seeds and "
-        "other evaluation episodes: 12 tuning runs of 3,000 frames, 1% of those of the runs reported here."
+        "other evaluation episodes: 12 tuning runs took 3,000 frames, 1% of those of the runs reported here."
     )
     assert tuned(RESULTS) == []
 
@@ -100,6 +100,13 @@ def test_the_verdict_says_what_makes_a_choice_doubtful() -> None:
     )
     assert failed == "1 tuning run failed and does not count: 0.2-101 (it broke)."
     assert end == "The smallest or largest value given was chosen most often for mi: better values may lie beyond it."
+
+
+def test_values_without_a_difference_are_named() -> None:
+    sentences = tuned(RESULTS, choice("concat", None, {0.1: [0.2], 0.2: [0.2]}), choice("mi", None, GOOD))
+    assert sentences[2:] == [
+        "All values gave the same for concat, so the first was taken: more frames or episodes may tell them apart."
+    ]
 
 
 def test_only_numbers_have_ends() -> None:

@@ -282,6 +282,8 @@ def test_speed() -> None:
     assert analyse(resized(1, 1)).sentences[-1] == "Training ran at 2,000 frames per second."
     untested = analyse(resized(1, 1, speeds=(2000.0, 1500.0))).sentences[-1]
     assert untested == "Frames per second of training: 2,000 for a and 1,500 for b; these runs allow no test."
+    short = analyse(resized(1, 1, speeds=(2000.0, 0.0))).sentences[-1]
+    assert short == "Frames per second are not compared: a run is too short to measure them."
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,7 @@ def test_seeds_are_a_number_or_a_list() -> None:
         (["measure=luck"], "measure=luck is unknown"),
         (["episodes=0"], "episodes=0 is out of range"),
         (["widths=1,2"], "widths=1,2 is not a list: give widths=[1,2]"),
+        (["tune_fraction=0.5"], "tune_fraction=0.5 is not used: give 'tune={<key>: [<values>]}', or leave it out"),
         (["widths=[1,2,1]"], "widths=[1.0, 2.0, 1.0] is not a list of different widths: give each once"),
         (["widths=[0]"], "widths=[0.0] is out of range"),
         (["widths=[wide]"], "widths=['wide'] is not a list of plain values: give one"),

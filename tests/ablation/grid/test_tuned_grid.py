@@ -137,6 +137,32 @@ def test_axes_and_matched_sizes_are_tuned_on_their_own(played: Played, tmp_path:
     assert {cell.train.fusion.size for _, cell in trials(matched)} == {matched._tests[0][0].train.fusion.size} != {128}
 
 
+def test_every_width_is_tuned_on_its_own(played: Played, tmp_path: Path) -> None:
+    sizes: set[int] = set()
+
+    def value(cell: Cell) -> float:
+        sizes.add(cell.train.core.size)
+        return cell.train.learner.learning_rate * (1 if cell.train.core.size > 16 else -1)
+
+    played.value = value
+    small = ("core.size=16", "fusion.size=16", "torso.hidden=[16]", "widths=[1,2]")
+    cells, _, _ = grid_of(f"folder={tmp_path}", "fusions=[mi]", "seeds=1", RATES, *small).tune([])
+    assert sizes == {16, 32} and list(rates(cells).values()) == [3e-4, 1e-3]
+
+
+def test_contexts_that_training_leaves_out_are_not_played_in_tuning() -> None:
+    pytest.importorskip("minigrid")
+    babyai = (
+        "env=babyai",
+        "env.engine=minigrid",
+        "env.tasks=[BabyAI-GoToLocal-v0]",
+        "context=instruction",
+        "torso=auto",
+    )
+    (plan,) = grid_of(*babyai, "env.holdout_fraction=0.2", "fusions=[concat]", "seeds=1", RATES)._plans
+    assert {cell.evaluate.contexts for _, cell in plan.trials if cell.evaluate} == {"seen"}
+
+
 def test_each_run_has_its_own_choice(played: Played, tmp_path: Path) -> None:
     played.value = lambda cell: cell.train.learner.learning_rate * (-1 if cell.seed == 1000001000 else 1)
     cells, choices, _ = grid_of(f"folder={tmp_path}", "fusions=[mi]", "seeds=2", RATES).tune([])

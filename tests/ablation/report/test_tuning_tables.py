@@ -57,7 +57,7 @@ def test_the_report_has_the_choices_and_the_whole_search(tmp_path: Path) -> None
     assert content["mi"]["combinations"][1]["chosen"] == 1 and content["concat"]["failed"][0]["reason"] == "it <broke>"
     assert (content["mi"]["frames"], content["mi"]["spread"]) == (7500, 0.25)
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "## Tuning" in markdown and "### Tuning: the whole search" in markdown
+    assert "## Tuning" in markdown and "### Tuning: the whole search (\\* chosen)" in markdown
 
 
 def test_a_grid_without_tuning_has_no_such_part(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from agents.acting.policy import ContextOverride, ContextRows, Policy, context_r
 from agents.evaluation.probes import PROBES, Record, Shuffle, Swap, zero
 from agents.fusion.segments import Segments
 from agents.network.agent import AgentNetwork, Modulations
+from agents.network.context import CONTEXT_KEYS
 from agents.trajectory import OBSERVED, Trajectory, allocate, trajectory_spec
 from conf.names import CONTEXTS
 from envs.spec import Slot
@@ -36,7 +37,7 @@ def slow_log_probs(
 ) -> tuple[Tensor, Tensor]:
     """One step of the network, with one modulation per slot: log-probabilities and the new state."""
     output = network.unroll(
-        {key: value[None] for key, value in inputs.items() if key != "instruction"},
+        {key: value[None] for key, value in inputs.items() if key not in CONTEXT_KEYS},
         state,
         modulations,
         Segments(torch.arange(SLOTS), SLOTS),
@@ -200,9 +201,12 @@ def test_every_probe_changes_every_agent_but_the_one_without_context(name: str, 
 def test_instruction_columns_select_the_instruction() -> None:
     found = {context: fake_network(ENV, fake_config(context=context)).context_encoder for context in CONTEXTS}
     task, words = np.array([7], np.int32), np.array([[1, 2, 3, 4]], np.int32)
-    rows = {context: encoder.context_rows(task, words)[0] for context, encoder in found.items()}
+    vector = np.array([[5, 6]], np.int32)
+    rows = {
+        context: encoder.context_rows(task, words, vector.view(np.float32))[0] for context, encoder in found.items()
+    }
     columns = {context: rows[context][encoder.instruction_columns].tolist() for context, encoder in found.items()}
-    assert columns == {"task": [], "instruction": [1, 2, 3, 4], "both": [1, 2, 3, 4], "none": []}
+    assert columns == {"task": [], "instruction": [1, 2, 3, 4], "both": [1, 2, 3, 4], "vector": [5, 6], "none": []}
 
 
 @pytest.mark.parametrize("context", ["task", "instruction", "both"])

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from agents.network.context import ContextEncoder, Contexts, distinct_contexts
 from conf.names import CONTEXTS
 
-TASKS, WORDS, LENGTH = 3, 9, 5
+TASKS, WORDS, LENGTH, VECTOR = 3, 9, 5, 2
 
 
 def encoder(kind: str, **options: object) -> ContextEncoder:
     torch.manual_seed(0)
-    return ContextEncoder(kind, TASKS, WORDS, task_size=4, word_size=5, instruction_size=6, **options)  # type: ignore[arg-type]
+    return ContextEncoder(
+        kind, TASKS, WORDS, task_size=4, word_size=5, instruction_size=6, vector_size=VECTOR, **options
+    )  # type: ignore[arg-type]
 
 
 @given(
@@ -57,8 +59,13 @@ def random_contexts(rows: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("kind", CONTEXTS)
 def test_rows_hold_what_the_encoder_reads(kind: str) -> None:
     task, instruction = random_contexts(20)
+    vector = np.random.default_rng(1).normal(size=(20, VECTOR)).astype(np.float32)
     reader = encoder(kind)
-    contexts = reader.contexts_from_rows(reader.context_rows(task, instruction))
+    contexts = reader.contexts_from_rows(reader.context_rows(task, instruction, vector))
+    if kind == "vector":
+        np.testing.assert_array_equal(contexts.vector, vector)
+    else:
+        assert contexts.vector is None
     assert contexts.task.dtype == contexts.instruction.dtype == torch.int64
     np.testing.assert_array_equal(contexts.task, task if kind in ("task", "both") else 0 * task)
     if kind in ("instruction", "both"):
@@ -67,10 +74,12 @@ def test_rows_hold_what_the_encoder_reads(kind: str) -> None:
         assert contexts.instruction.shape == (20, 0)
     z = reader(contexts)
     assert z.shape == (20, reader.size) and z.dtype == torch.float32
-    assert reader.size == {"task": 4, "instruction": 6, "both": 10, "none": 0}[kind]
+    assert reader.size == {"task": 4, "instruction": 6, "both": 10, "vector": VECTOR, "none": 0}[kind]
     np.testing.assert_array_equal(
-        reader.context_rows(task.reshape(4, 5), instruction.reshape(4, 5, -1)).reshape(20, -1),
-        reader.context_rows(task, instruction),
+        reader.context_rows(*(part.reshape(4, 5, *part.shape[1:]) for part in (task, instruction, vector))).reshape(
+            20, -1
+        ),
+        reader.context_rows(task, instruction, vector),
     )
 
 
@@ -121,6 +130,17 @@ def test_one_hot_tasks_are_themselves() -> None:
     reader = encoder("task", task_encoding="one_hot")
     rows = reader.context_rows(np.array([2, 0], np.int32), None)
     assert reader(reader.contexts_from_rows(rows)).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_a_vector_of_the_suite_is_itself() -> None:
+    """To the last bit, also from an array that is not contiguous. Equal vectors share a row."""
+    reader = encoder("vector")
+    vector = np.array([[0.1, 2.0, 0.3], [-1e-30, 4.0, 5.5], [0.1, 2.0, 0.3]], np.float32)[:, ::2]
+    distinct, index = distinct_contexts(reader.context_rows(np.zeros((3, 1), np.int32), None, vector[:, None]))
+    assert len(distinct) == 2 and index[0] == index[2]
+    z = reader(reader.contexts_from_rows(distinct))
+    np.testing.assert_array_equal(z.numpy()[index], vector)
+    assert reader.context_norm == 1
 
 
 def test_without_a_context_all_steps_share_one_row() -> None:

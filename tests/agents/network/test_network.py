@@ -11,6 +11,7 @@ from fakes import fake_batch, fake_config, fake_env, fake_network
 from pairwise import accepted_context, pairwise
 from torch import Tensor
 
+from agents.acting.policy import context_rows
 from agents.fusion import FLAT_SITES, FUSIONS
 from agents.fusion.segments import Segments
 from agents.fusion.spatial import SPATIAL_FUSIONS
@@ -33,8 +34,7 @@ def observed(batch: Trajectory) -> dict[str, Tensor]:
 
 def unroll(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor) -> AgentOutput:
     """Like the learner: all contexts of the unroll at once."""
-    rows = network.context_encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy())
-    distinct, index = distinct_contexts(rows)
+    distinct, index = distinct_contexts(context_rows(network, inputs))
     contexts = network.context_encoder.contexts_from_rows(distinct)
     segments = Segments(torch.from_numpy(index), len(contexts.task))
     return network.unroll(inputs, core_state, network.condition(contexts), segments)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import evaluate
 import train
+from agents.acting.policy import context_rows
 from agents.fusion import FUSIONS
 from agents.fusion.segments import Segments
 from agents.learning.learner import Learner
@@ -58,8 +59,7 @@ def trained(config: TrainConfig, env: EnvSpec, seed: int = 0) -> Learner:
 def outputs(learner: Learner, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Logits and unnormalised values."""
     network, popart = learner.network, learner.objective.popart
-    rows = network.context_encoder.context_rows(batch["task"].numpy(), batch["instruction"].numpy())
-    distinct, index = distinct_contexts(rows)
+    distinct, index = distinct_contexts(context_rows(network, batch))
     contexts = network.context_encoder.contexts_from_rows(distinct)
     segments = Segments(torch.from_numpy(index), len(contexts.task))
     output = network.unroll(batch, batch["core_state"], network.condition(contexts), segments)
@@ -120,7 +120,9 @@ def learner_of(overrides: list[str], seed: int = 1) -> tuple[TrainConfig, EnvSpe
 
 def test_a_checkpoint_is_read_and_recorded(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoints", *TINY)
-    config, env, learner = learner_of([*TINY, OTHER_TASKS, f"init={tmp_path}"])
+    config, env, learner = learner_of(
+        [*TINY, OTHER_TASKS, f"init={tmp_path}", "context.noise=1", "context.dropout=0.1"]
+    )
     assert start_from(config, env, learner) == {
         "init": str(tmp_path),
         "checkpoint": str(checkpoint),

@@ -74,8 +74,8 @@ def test_other_episodes_are_those_of_a_run_without_held_out_instructions() -> No
 @pytest.mark.parametrize(
     ("phrases", "split", "message"),
     [
-        (["red ball"], Split.TRAIN, "shows no instruction that is one outside of env.holdout in 1,000 resets"),
-        (["blue key"], Split.UNSEEN, "shows no instruction that is one of env.holdout in 1,000 resets"),
+        (["red ball"], Split.TRAIN, "shows no instruction outside of env.holdout in 1,000 resets"),
+        (["blue key"], Split.UNSEEN, "shows no instruction of env.holdout in 1,000 resets"),
     ],
 )
 def test_a_level_without_an_instruction_of_the_group_is_named(phrases: list[str], split: Split, message: str) -> None:
