@@ -278,15 +278,15 @@ def test_a_signal_to_all_while_actors_start(tmp_path: Path, number: signal.Signa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGRTMIN + 3])
-def test_a_signal_to_all_kills_no_actor_before_the_save(tmp_path: Path, number: int) -> None:
+def test_no_signal_to_all_kills_an_actor_before_the_save(tmp_path: Path) -> None:
     process = local_run(tmp_path)
     try:
         eventually(lambda: (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").stat().st_size)
         os.kill(process.pid, signal.SIGSTOP)
         children = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, number)
-        # Time for the signal to end actors, while the learner is stopped.
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGRTMIN + 3):
+            os.killpg(process.pid, number)
+        # Time for the signals to end actors, while the learner is stopped.
         time.sleep(1)
         assert len(children) >= 3 and not any(is_gone(child.pid) for child in children)
         os.kill(process.pid, signal.SIGCONT)

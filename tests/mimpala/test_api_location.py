@@ -96,9 +96,18 @@ def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize(
-    "name", ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in console.PROGRAMS if name != "train")]
+    ("name", "packages"),
+    [
+        *(("train", packages) for packages in (True, False)),
+        *(
+            pytest.param(name, number % 2 == 0, marks=pytest.mark.slow)
+            for number, name in enumerate(console.PROGRAMS)
+            if name != "train"
+        ),
+    ],
 )
-def test_the_command_starts_every_program_of_its_table(folder: Path, name: str) -> None:
+def test_the_command_starts_every_program_of_its_table(tmp_path: Path, name: str, packages: bool) -> None:
+    folder = make_folder(tmp_path / "own", packages=packages)
     ended = run_command(folder, name, "nonsense=1")
     assert (ended.returncode, ended.stdout) == (2, "")
     # The arguments of `runs` are folders.

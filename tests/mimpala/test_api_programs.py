@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 LOCAL = [argument for argument in TINY if not argument.startswith("runtime=")] + ["runtime.num_actors=1"]
 """A tiny run with an actor process."""
 
+SMALL = '"runtime.slots_per_actor=8", "learner.batch_size=8", "core.size=16", "fusion.size=16"'
+
 TEN_LINES = """
 import gymnasium, minigrid
 import mimpala
@@ -38,11 +40,12 @@ print(result.figures["frames"], agent.frames, step)
 """
 
 
-@pytest.mark.parametrize("packages", [True, False])
-def test_ten_lines_train_load_and_play_with_a_typed_instruction(tmp_path: Path, packages: bool) -> None:
-    ended = run_script(make_folder(tmp_path / "own", packages=packages), TEN_LINES)
+@pytest.mark.parametrize(("packages", "runtime"), [(True, "local"), (False, "serial")])
+def test_ten_lines_train_load_and_play_with_a_typed_instruction(tmp_path: Path, packages: bool, runtime: str) -> None:
+    text = TEN_LINES.replace('"total_frames=2000"', f'"total_frames=500", "runtime={runtime}", {SMALL}')
+    ended = run_script(make_folder(tmp_path / "own", packages=packages), text)
     trained, loaded, step = map(int, ended.stdout.splitlines()[-1].split())
-    assert trained == loaded >= 2000 and step == 99
+    assert trained == loaded >= 500 and step == 99
     assert "Traceback" not in ended.stderr
 
 
@@ -109,8 +112,15 @@ print(observation["vector"].shape)
     assert (played.stdout, played.stderr) == ("(1, 4)\n", "")
 
 
-def test_results_are_read_back(tmp_path: Path) -> None:
-    trained = mimpala.train([*TINY, "total_frames=200", "log_frames=50", f"run={tmp_path / 'run'}"])
+def test_results_are_read_back_and_output_reaches_a_replaced_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latter as in a notebook, where Jupyter claims a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    arguments = [argument for argument in TINY if argument != "display=false"]
+    trained = mimpala.train([*arguments, "total_frames=200", "log_frames=50", f"run={tmp_path / 'run'}"])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "finished: " in shown and f"next: mimpala evaluate run={tmp_path / 'run'}\n" in shown
     assert trained.folder == tmp_path / "run" and trained.figures == result(trained.folder)
     assert trained.agent.frames == trained.figures["frames"]
     assert [row["frames"] for row in mimpala.read_metrics(trained.folder)][-1] == trained.figures["frames"]
@@ -120,17 +130,6 @@ def test_results_are_read_back(tmp_path: Path) -> None:
     assert {task: row["episodes"] for task, row in found.tasks.items()} == {"map-0": 7, "memory-1": 7}
     other = mimpala.evaluate(trained.folder, [f"output={tmp_path / 'x.json'}", "episodes=1"], which="last")
     assert other.path == tmp_path / "x.json" and other.tasks["map-0"]["episodes"] == 1
-
-
-def test_output_reaches_a_replaced_stdout(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a notebook, where Jupyter claims a terminal."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    arguments = [argument for argument in TINY if argument != "display=false"]
-    mimpala.train([*arguments, "total_frames=200", f"run={tmp_path / 'run'}"])
-    shown = capsys.readouterr().out
-    assert "\x1b" not in shown and "finished: " in shown and f"next: mimpala evaluate run={tmp_path / 'run'}\n" in shown
 
 
 @pytest.mark.parametrize(
