@@ -12,6 +12,7 @@ from pretended_gpu import GPU, OnGPU, PretendedGPU, Stream, host
 from agents.fusion.device_transfer import Packing, send, send_one
 from agents.learning.minibatches import Minibatch
 from agents.learning.prefetch import Prefetcher
+from agents.network.context import CONTEXT_KEYS
 from agents.trajectory import EPISODE_STATISTICS
 
 
@@ -41,7 +42,7 @@ def test_a_batch_arrives_unchanged_and_host_keys_are_not_copied(gpu: PretendedGP
     network = fake_network(fake_env(), fake_config())
     batch = minibatches(1)[0].trajectory
     staged = Prefetcher(network.context_encoder, GPU, asynchronous=asynchronous).stage(batch)
-    stay = {*EPISODE_STATISTICS, "instruction", "reset"}
+    stay = {*EPISODE_STATISTICS, *CONTEXT_KEYS, "reset"}
     for key, array in staged.batch.items():
         assert isinstance(array, OnGPU) == (key not in stay), key
         assert array is batch[key] if key in stay else torch.equal(host(array), batch[key])
