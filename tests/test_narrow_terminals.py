@@ -81,7 +81,6 @@ def in_a_narrow_terminal(words: list[str]) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("narrow terminals")
 def test_every_program(tmp_path: Path) -> None:
     # Not ASCII, so Python decodes the name with surrogates.
     folder = tmp_path / "größe"
