@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from agents.learning import nonfinite
-from agents.learning.diagnostics.measurement import Diagnostics
 from agents.learning.nonfinite import NonFiniteError
 from agents.learning.objective import BatchStatistics, Objective, Snapshot, sum_packed
 from agents.learning.optimizers import build_optimizer, rate_share, total_norm
@@ -18,6 +17,9 @@ from agents.learning.popart import sigma
 from agents.learning.prefetch import Prefetcher, Staged
 from agents.trajectory import Trajectory
 from system.words import count
+
+if TYPE_CHECKING:
+    from agents.learning.diagnostics.measurement import Diagnostics
 
 
 class Counters(NamedTuple):

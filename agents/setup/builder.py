@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -13,7 +13,6 @@ from agents.acting.policy import Policy
 from agents.fusion import FUSIONS, OPTIONS, TORSO
 from agents.fusion.base import Fusion
 from agents.fusion.spatial import SPATIAL_FUSIONS
-from agents.learning.diagnostics.measurement import Diagnostics
 from agents.learning.learner import Learner
 from agents.learning.objective import Objective
 from agents.learning.replay import Replay
@@ -37,6 +36,9 @@ from conf.schema import TrainConfig
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suites import make_env
 from system.errors import InputError
+
+if TYPE_CHECKING:
+    from agents.learning.diagnostics.measurement import Diagnostics
 
 
 def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
@@ -176,9 +178,18 @@ def build_learner(
         entropy_final=learner.entropy_cost if learner.entropy_final < 0 else learner.entropy_final,
         max_refused=learner.max_refused,
         staging=plan.staging,
-        diagnostics=Diagnostics(objective, every=learner.diagnostics) if learner.diagnostics else None,
+        diagnostics=_build_diagnostics(objective, learner.diagnostics),
         reduce=reduce,
     )
+
+
+def _build_diagnostics(objective: Objective, every: int) -> Diagnostics | None:
+    if not every:
+        return None
+    # Every process imports this module when it starts, and few runs measure.
+    from agents.learning.diagnostics.measurement import Diagnostics
+
+    return Diagnostics(objective, every=every)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
