@@ -52,8 +52,8 @@ from agents.setup.plugins import load_plugins, prepare
 from agents.setup.preflight import check_evaluation
 from agents.storage.checkpoint import find_checkpoint
 from conf.arguments.flags import answer, read_arguments
+from conf.evaluate_schema import EvaluateConfig
 from conf.loading import compose_evaluate
-from conf.schema import EvaluateConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite
 from system.files import check_links

@@ -27,9 +27,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from conf.ablate_schema import AblateConfig
 from conf.arguments.aliases import normalize
 from conf.command_line import quote_text_value, shorten
+from conf.evaluate_schema import EvaluateConfig, ExportConfig
 from conf.names import CONTEXTS, CORES, FLAT_FUSIONS, FUSIONS, RUNTIMES, SPATIAL_FUSIONS, TORSO_SITE, TORSOS
 from conf.population_schema import PopulationConfig
-from conf.schema import EvaluateConfig, ExportConfig, TrainConfig
+from conf.schema import TrainConfig
 from conf.search_schema import SearchConfig
 from conf.studies_schema import STUDIES
 from envs.suites import SUITES

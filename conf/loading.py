@@ -19,9 +19,10 @@ from conf.arguments.aliases import normalize
 from conf.checks import check_device, check_train
 from conf.command_line import quote_text_value
 from conf.composition import compose_config, describe_misfit, flatten, parse_overrides
+from conf.evaluate_schema import EvaluateConfig, ExportConfig
 from conf.fields import check_fields
 from conf.population_schema import PopulationConfig
-from conf.schema import EvaluateConfig, ExportConfig, FusionConfig, TrainConfig
+from conf.schema import FusionConfig, TrainConfig
 from conf.search_schema import Domain, SearchConfig
 from conf.studies_schema import STUDIES, StudyConfig
 from envs.suites import SUITES

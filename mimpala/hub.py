@@ -30,8 +30,8 @@ from agents.storage.exported import ABOUT, FORMAT, write_exported
 from conf.allowlist import run_arguments
 from conf.arguments.flags import answer, read_arguments
 from conf.command_line import command_of
+from conf.evaluate_schema import ExportConfig
 from conf.loading import compose_export, to_dict
-from conf.schema import ExportConfig
 from mimpala.model_card import CARD, find_evaluation, model_card
 from system.errors import InputError
 from system.files import check_links, open_ordinary, read_json, write_whole

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents.fusion import FUSION_NAMES, FUSIONS, SITES
+from conf.evaluate_schema import EvaluateConfig
 from conf.loading import (
     all_keys,
     compose_ablate,
@@ -22,7 +23,6 @@ from conf.loading import (
     split_axes,
     to_dict,
 )
-from conf.schema import EvaluateConfig
 from envs.suites import SUITES
 
 ROOT = Path(__file__).parents[1]

@@ -23,7 +23,7 @@ from agents.evaluation.intervals import interval
 from agents.evaluation.report import mean, results_folder
 from agents.fusion.segments import Segments
 from agents.storage.checkpoint import find_checkpoint
-from conf.schema import EvaluateConfig
+from conf.evaluate_schema import EvaluateConfig
 from envs.engines.base import Arrays, Outcome
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split

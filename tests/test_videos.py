@@ -13,8 +13,8 @@ from agents.acting.actor import Actor
 from agents.evaluation import video
 from agents.evaluation.episodes import SavedAgent, evaluation_spec, load_agent, make_actor
 from agents.evaluation.video import WITHOUT_CLOCK, picture_rates, record
+from conf.evaluate_schema import EvaluateConfig
 from conf.loading import compose_train
-from conf.schema import EvaluateConfig
 from envs.suites import make_spec
 
 pytestmark = [pytest.mark.usefixtures("tests_keep_their_threads")]

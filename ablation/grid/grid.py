@@ -29,6 +29,7 @@ from conf.ablate_schema import AblateConfig, list_seeds
 from conf.allowlist import external_names
 from conf.checks import check_train
 from conf.composition import flatten
+from conf.evaluate_schema import EvaluateConfig
 from conf.loading import (
     compose_ablate,
     evaluate_from_dict,
@@ -37,7 +38,7 @@ from conf.loading import (
     train_from_dict,
     train_part,
 )
-from conf.schema import EvaluateConfig, TrainConfig
+from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import make_spec, settle
 from system.errors import InputError

@@ -204,7 +204,7 @@ def play_checkpoint(connection: Connection, path: str, episodes: int, allowed: S
     from agents.evaluation.episodes import evaluation_spec, load_agent, play, quotas
     from agents.evaluation.probe_report import play_unseen, plays_unseen, unseen_report
     from agents.evaluation.report import report
-    from conf.schema import EvaluateConfig
+    from conf.evaluate_schema import EvaluateConfig
 
     agent = load_agent(Path(path), allowed)
     spec, config = evaluation_spec(agent, (), ""), EvaluateConfig(run=path, episodes=episodes)

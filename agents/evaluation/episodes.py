@@ -33,8 +33,9 @@ from agents.storage.checkpoint import env_from_dict, load_checkpoint
 from agents.storage.exported import is_exported, read_exported
 from agents.trajectory import Trajectory, allocate, trajectory_spec
 from conf.allowlist import check_external_names, external_names
+from conf.evaluate_schema import EvaluateConfig
 from conf.loading import train_from_dict
-from conf.schema import EvaluateConfig, TrainConfig
+from conf.schema import TrainConfig
 from envs.faults import Fault, NoContextError
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split

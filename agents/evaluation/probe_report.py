@@ -32,7 +32,7 @@ from agents.evaluation.task_similarity import FILE, draw, similarities, write
 from agents.network.context import CONTEXT_KEYS, ContextEncoder
 from agents.setup.plugins import PROBES
 from agents.setup.preflight import MAX_SLOTS
-from conf.schema import EvaluateConfig
+from conf.evaluate_schema import EvaluateConfig
 from envs.faults import NoContextError
 from envs.spec import EnvSpec, Split
 from envs.suites import held_out

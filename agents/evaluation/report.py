@@ -17,7 +17,7 @@ from agents.evaluation.intervals import EXACT, METHOD, WEIGHT, Interval, Samples
 from agents.run.layout import holds_run
 from agents.run.provenance import versions
 from agents.storage.checkpoint import CHECKPOINTS, list_checkpoints
-from conf.schema import EvaluateConfig
+from conf.evaluate_schema import EvaluateConfig
 from envs.scores import AGGREGATES, normalised, normalising_scores
 from envs.spec import EnvSpec, Score
 from envs.suites import held_out

@@ -17,7 +17,7 @@ from agents.acting.actor import Actor
 from agents.acting.policy import ContextRows, Policy
 from agents.evaluation.episodes import SavedAgent, make_actor
 from agents.evaluation.video import LAST_FRAME_SECONDS, WITHOUT_CLOCK, Frame, describe_failure, moments, picture_rates
-from conf.schema import EvaluateConfig
+from conf.evaluate_schema import EvaluateConfig
 from envs.instructions import UNKNOWN, Tokenizer, split_words
 from envs.spec import EnvSpec
 from system.errors import InputError

@@ -27,8 +27,9 @@ from agents.setup.builder import build_network
 from agents.setup.match_params import TOLERANCE, count_matched, count_parameters
 from conf.ablate_schema import AblateConfig, check_ablate, list_seeds
 from conf.composition import flatten
+from conf.evaluate_schema import EvaluateConfig
 from conf.loading import compose_ablate, compose_train, split_axes, to_dict
-from conf.schema import EvaluateConfig, TrainConfig
+from conf.schema import TrainConfig
 from envs.suites import make_spec
 from system.errors import InputError
 from system.files import read_json
