@@ -183,3 +183,15 @@ def test_the_mogrifier_has_the_configured_rounds(rounds: int) -> None:
     config = compose_train(["env=conditional", "core=mogrifier", f"core.rounds={rounds}", *TINY])
     assert len(build_network(config, ENV_SPECS["vector"]).core.rounds) == rounds
     assert len(build_network(compose_train(["core=mogrifier", *TINY]), ENV_SPECS["symbolic"]).core.rounds) == 5
+
+
+@pytest.mark.parametrize("encoder", ["lstm", "transformer"])
+def test_trunk_matrices_are_those_of_torso_context_encoder_and_core_without_embeddings(encoder: str) -> None:
+    config = compose_train(["context=both", f"context.encoder={encoder}", "torso=grid", "fusion=mi", *TINY])
+    network = build_network(config, ENV_SPECS["symbolic"])
+    trunk = {id(matrix) for matrix in network.trunk_matrices}
+    for name, parameter in network.named_parameters():
+        is_looked_up = name in ("context_encoder.task_embedding.weight", "context_encoder.word_embedding.weight")
+        is_of_trunk = name.split(".")[0] in ("torso", "context_encoder", "core") and not is_looked_up
+        assert (id(parameter) in trunk) == (is_of_trunk and parameter.ndim > 1), name
+    assert len(trunk) == len(network.trunk_matrices)

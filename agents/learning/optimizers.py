@@ -166,7 +166,8 @@ _MUON_ITERATIONS = 3
 
 
 def muon_rule(precision: torch.dtype) -> Rule:
-    """Muon (Jordan et al. 2024) with Nesterov momentum, for matrices. The update is about the nearest orthogonal matrix to the momentum:
+    """Muon (Jordan et al. 2024) with Nesterov momentum, for matrices [K, X]; of a convolution [K, C, h, w], X = C h w. The update is about
+    the nearest orthogonal matrix to the momentum:
 
         m <- 0.95 m + 0.05 g,   w <- w - 0.2 lr sqrt(max(K, X)) orthogonal(0.95 m + 0.05 g)
 
@@ -183,8 +184,9 @@ def muon_rule(precision: torch.dtype) -> Rule:
         torch._foreach_lerp_(momenta, gradients, 1 - _MUON_MOMENTUM)
         directions = torch._foreach_lerp(gradients, momenta, _MUON_MOMENTUM)
         for parameter, direction in zip(parameters, directions, strict=True):
-            scale = 0.2 * learning_rate * math.sqrt(max(parameter.shape))
-            parameter.sub_(orthogonalize(direction.to(precision)), alpha=scale)
+            matrix = direction.flatten(1)
+            scale = 0.2 * learning_rate * math.sqrt(max(matrix.shape))
+            parameter.sub_(orthogonalize(matrix.to(precision)).reshape(parameter.shape), alpha=scale)
 
     return update
 
@@ -231,7 +233,7 @@ def build_optimizer(
 
     Args:
         parameters: All that are trained.
-        matrices: Those among them that `muon` orthogonalises. The others have Adam's rule.
+        matrices: Those among them that `muon` orthogonalises, of two or more dimensions. The others have Adam's rule.
         learning_rate, rms_decay, epsilon, adam_betas: Constants of the rules.
         precision: See `muon_rule`.
     """

@@ -129,9 +129,14 @@ class AgentNetwork(nn.Module):
 
     @property
     def trunk_matrices(self) -> list[nn.Parameter]:
-        """Trainable matrices of torso and core, which are the same layers with every fusion."""
-        parameters = (*self.torso.parameters(), *self.core.parameters())
-        return [parameter for parameter in parameters if parameter.ndim == 2 and parameter.requires_grad]
+        """Trainable matrices and convolutions of torso, context encoder and core, which are the same layers with every fusion.
+
+        Without the embeddings: their rows are looked up one by one, not multiplied.
+        """
+        layers = [layer for part in (self.torso, self.context_encoder, self.core) for layer in part.modules()]
+        embeddings = {id(layer.weight) for layer in layers if isinstance(layer, nn.Embedding)}
+        parameters = (parameter for layer in layers for parameter in layer.parameters(recurse=False))
+        return [each for each in parameters if each.ndim > 1 and each.requires_grad and id(each) not in embeddings]
 
     def condition(self, contexts: Contexts, samples: int | None = None) -> Modulations:
         """All computation that depends on the contexts alone, once per context. `samples` as in Fusion.condition."""

@@ -119,6 +119,25 @@ def test_muon_moves_the_given_matrices_and_adam_all_other_parameters(shapes: tup
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("shape", [(6, 2, 1, 2), (2, 3, 2, 2)])
+def test_muon_moves_a_convolution_as_the_matrix_of_its_kernels(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    start = torch.tensor(rng.normal(size=shape), dtype=torch.float32)
+    # The strides of pictures whose channels come last differ from those of the matrix.
+    moved, matrix = (
+        torch.nn.Parameter(one)
+        for one in (start.contiguous(memory_format=torch.channels_last), start.flatten(1).clone())
+    )
+    optimizers = [build_optimizer("muon", [one], **CONSTANTS | {"matrices": [one]}) for one in (moved, matrix)]
+    for _ in range(3):
+        gradient = torch.tensor(rng.normal(size=shape), dtype=torch.float32)
+        moved.grad, matrix.grad = gradient.contiguous(memory_format=torch.channels_last), gradient.flatten(1)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(moved.flatten(1), matrix)
+    assert not torch.allclose(moved, start, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(64, 16), (16, 64), (32, 32)])
 def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
