@@ -255,9 +255,9 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("learner.replay_fraction=1.0", ("learner.replay_fraction=1.0", "below 1")),
         ("learner.replay_fraction=-0.5", ("learner.replay_fraction=-0.5",)),
         ("learner.replay_fraction=nan", ("learner.replay_fraction=nan",)),
-        ("learner.replay_fraction=0.3", ("learner.replay_fraction=0.3", "32 columns", "learner.batch_size=32")),
+        ("learner.replay_fraction=0.3", ("learner.replay_fraction=0.3", "16 columns", "learner.batch_size=16")),
         ("learner.replay_fraction=0.999", ("learner.replay_fraction=0.999", "no fresh one")),
-        ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "28 fresh", "runtime.slots_per_actor=64")),
+        ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "14 fresh", "runtime.slots_per_actor=64")),
         ("learner.replay_size=-1", ("learner.replay_size=-1",)),
         ("stop_at_success=1.5", ("stop_at_success=1.5",)),
         ("stop_at=0.9", ("stop_at=0.9", "{success: 0.9}")),
@@ -295,8 +295,8 @@ def test_batch_must_be_several_unrolls_or_an_even_part_of_one() -> None:
 
 
 def test_replay_must_hold_the_columns_of_an_update() -> None:
-    assert "at least 16" in refusal("learner.replay_fraction=0.5", "learner.replay_size=15")
-    compose_train(["learner.replay_fraction=0.5", "learner.replay_size=16"])
+    assert "at least 8" in refusal("learner.replay_fraction=0.5", "learner.replay_size=7")
+    compose_train(["learner.replay_fraction=0.5", "learner.replay_size=8"])
     compose_train(["learner.replay_size=0"])
 
 
