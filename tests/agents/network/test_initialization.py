@@ -49,7 +49,7 @@ WITH_A_MAP = ("grid, default suite", "shallow, Breakout", "deep, Breakout")
 
 
 class Played(NamedTuple):
-    """240 observations of random play as an agent's inputs at the first step of an episode, each [N, ...]."""
+    """Observations of random play as an agent's inputs at the first step of an episode, each [N, ...]: 240, or 80 large pictures."""
 
     config: TrainConfig
     env: EnvSpec
@@ -67,9 +67,11 @@ def played(suite: str) -> Played:
     vector_env = make_env(config.env, env, slots, 0, Split.TRAIN)
     rng, kept = np.random.default_rng(0), []
     vector_env.reset()
+    # A deep torso takes a second for 240 pictures.
+    between = 12 if config.torso.name in ("deep", "impoola") else 4
     for step in range(960 // count):
         observation, *_ = vector_env.step(rng.integers(counts).astype(np.int32))
-        if step % 4 == 3:
+        if step % between == between - 1:
             kept.append({key: np.array(value) for key, value in observation.items()})
     vector_env.close()
     inputs = {key: torch.from_numpy(np.concatenate([row[key] for row in kept])) for key in kept[0]}
