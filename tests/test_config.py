@@ -257,7 +257,7 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("learner.replay_fraction=nan", ("learner.replay_fraction=nan",)),
         ("learner.replay_fraction=0.3", ("learner.replay_fraction=0.3", "16 columns", "learner.batch_size=16")),
         ("learner.replay_fraction=0.999", ("learner.replay_fraction=0.999", "no fresh one")),
-        ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "14 fresh", "runtime.slots_per_actor=64")),
+        ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "14 fresh", "runtime.slots_per_actor=32")),
         ("learner.replay_size=-1", ("learner.replay_size=-1",)),
         ("stop_at_success=1.5", ("stop_at_success=1.5",)),
         ("stop_at=0.9", ("stop_at=0.9", "{success: 0.9}")),
