@@ -133,10 +133,10 @@ class AgentNetwork(nn.Module):
 
         Without the embeddings: their rows are looked up one by one, not multiplied.
         """
-        layers = [layer for part in (self.torso, self.context_encoder, self.core) for layer in part.modules()]
-        embeddings = {id(layer.weight) for layer in layers if isinstance(layer, nn.Embedding)}
-        parameters = (parameter for layer in layers for parameter in layer.parameters(recurse=False))
-        return [each for each in parameters if each.ndim > 1 and each.requires_grad and id(each) not in embeddings]
+        layers = (layer for part in (self.torso, self.context_encoder, self.core) for layer in part.modules())
+        multiplied = (layer for layer in layers if not isinstance(layer, nn.Embedding))
+        parameters = (parameter for layer in multiplied for parameter in layer.parameters(recurse=False))
+        return [parameter for parameter in parameters if parameter.ndim > 1 and parameter.requires_grad]
 
     def condition(self, contexts: Contexts, samples: int | None = None) -> Modulations:
         """All computation that depends on the contexts alone, once per context. `samples` as in Fusion.condition."""
