@@ -99,7 +99,7 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 @pytest.mark.slow
 def test_a_killed_grid_resumes_to_the_same_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    grid = [*TINY, "fusions=[concat,mi]", "total_frames=8000", "checkpoint_seconds=0"]
+    grid = [*TINY, "fusions=[concat,mi]", "total_frames=3200", "checkpoint_seconds=0"]
     play_here(*grid, f"folder={whole}")
     assert ablate.main([f"report={whole}"]) == 0
     capsys.readouterr()

@@ -31,6 +31,10 @@ def test_ray():
 @pytest.mark.stress
 def test_stress():
     busy()
+
+@pytest.mark.exhaustive
+def test_exhaustive():
+    busy()
 """
 
 
@@ -41,7 +45,12 @@ def test_stress():
         (["-m", "slow"], ["test_slow"], []),
         (["-m", "ray"], ["test_ray"], []),
         (["-m", "stress"], ["test_stress"], []),
-        (["-m", ""], ["test_quick", "test_slow", "test_ray", "test_stress"], ["test_unmarked"]),
+        (["-m", "exhaustive"], ["test_exhaustive"], []),
+        (
+            ["-m", ""],
+            ["test_quick", "test_slow", "test_ray", "test_stress", "test_exhaustive"],
+            ["test_unmarked"],
+        ),
     ],
 )
 def test_a_marker_selects_its_tier_and_the_guard_fails_unmarked_tests_alone(

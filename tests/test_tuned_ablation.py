@@ -29,7 +29,7 @@ TINY = [
     *("env=conditional", "env.tasks=[map-0,map-1]", "parallel=1", "runtime=serial", "display=false"),
     *("core.size=8", "fusion.size=8", "torso.hidden=[8]", "runtime.slots_per_actor=16", "episodes=10"),
 ]
-GRID = [*TINY, "fusions=[concat,mi]", "seeds=1", "total_frames=6400", "checkpoint_seconds=0"]
+GRID = [*TINY, "fusions=[concat,mi]", "seeds=1", "total_frames=2560", "checkpoint_seconds=0"]
 
 
 class Ended(NamedTuple):
@@ -91,8 +91,8 @@ def test_a_grid_that_is_killed_while_it_is_tuned_resumes_to_the_same_report(
     for variant, values in chosen.items():
         assert f"{variant}: learner.learning_rate={values['learner.learning_rate']}\n" in output
         run = content(whole / f"{variant}-seed0", "cell.json")["train"]
-        assert run["learner"]["learning_rate"] == values["learner.learning_rate"] and run["total_frames"] == 6400
-    assert "4 tuning runs took 12,800 frames" in output
+        assert run["learner"]["learning_rate"] == values["learner.learning_rate"] and run["total_frames"] == 2560
+    assert "4 tuning runs took 5,120 frames" in output
 
     process = subprocess.Popen(
         [sys.executable, "ablate.py", *arguments, f"folder={killed}"],

@@ -14,7 +14,7 @@ from multiprocessing import forkserver
 import psutil
 import pytest
 
-TIERS = ("slow", "ray", "stress")
+TIERS = ("slow", "ray", "stress", "exhaustive")
 
 LIMIT = 5.0
 """Processor seconds that the call of an unmarked test may take. Its fixtures are not counted: tests share them."""

@@ -60,6 +60,8 @@ def train_shard(group: Group) -> None:
     """
     initial = group.receive(LEADER)
     config = train_from_dict(initial["config"], "the leader's message")
+    # Only the leader logs.
+    config.learner.diagnostics = 0
     env, leader_env = make_spec(config.env), env_from_dict(initial["env"])
     if changes := [*task_changes(leader_env, env), *interface_changes(leader_env, env)]:
         raise InputError(
@@ -70,8 +72,6 @@ def train_shard(group: Group) -> None:
     network = builder.build_network(config, env).to(plan.device)
     learner = builder.build_learner(config, env, network, plan, reduce=group.reduce)
     learner.load_state_dict(initial["learner"])
-    # Only the leader logs.
-    learner.diagnostics = None
     group.sum_on(learner.device)
     positions = shard(StreamPositions(**initial["positions"]), group.rank, group.size)
     records: list[dict[str, Any]] = []

@@ -34,7 +34,7 @@ from system.words import count
 
 
 class BatchStatistics(NamedTuple):
-    """BatchStatistics of one batch over all learners.
+    """Statistics of one batch over all learners.
 
     Attributes:
         new_steps: Valid steps of new columns; a scalar.

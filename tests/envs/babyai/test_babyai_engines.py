@@ -26,7 +26,7 @@ pytest.importorskip("minigrid")
 
 COMMON = [task for task in levels.LEVELS if task not in levels.BROKEN]
 SAMPLE = COMMON[::15]
-"""Levels of the quick tier: all of them take minutes."""
+"""Levels of the quick tier. Those of the tables are in the slow one, and all others, which take minutes, in the exhaustive one."""
 RESETS = 200
 FALSE_ALARM = 1e-6
 """Probability of a false alarm in each of about 50,000 comparisons. The seeds are fixed, so a test fails always or never."""
@@ -193,9 +193,14 @@ def is_hopeless(state: State) -> bool:
     return not (wanted | hidden) & (reached if asked[1] == "open" else touched)
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=() if task in SAMPLE else pytest.mark.slow) for task in COMMON]
-)
+def tier(task: str) -> Any:
+    """The task as a parameter of a test, with its marker."""
+    in_a_table = task in levels.DIFFERENT or task in levels.PARTLY_UNSOLVABLE
+    marks = () if task in SAMPLE else pytest.mark.slow if in_a_table else pytest.mark.exhaustive
+    return pytest.param(task, marks=marks)
+
+
+@pytest.mark.parametrize("task", map(tier, COMMON))
 def test_the_engines_differ_exactly_in_the_levels_of_the_tables(task: str) -> None:
     states = {engine: first_states(engine, task) for engine in ENGINES}
     found = differences(*(list(map(counts, states[engine])) for engine in ENGINES))

@@ -43,9 +43,11 @@ def test_held_out_instructions_do_not_occur_in_training(options: dict[str, objec
     check_training(BabyAIConfig(tasks=TASKS, **options), 600)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-def test_held_out_instructions_do_not_occur_in_many_episodes() -> None:
-    check_training(BabyAIConfig(tasks=["BabyAI-GoToObjS4-v0"], holdout_fraction=0.25), 100_000)
+@pytest.mark.parametrize(
+    "episodes", [pytest.param(5_000, marks=pytest.mark.slow), pytest.param(100_000, marks=pytest.mark.exhaustive)]
+)
+def test_held_out_instructions_do_not_occur_in_many_episodes(episodes: int) -> None:
+    check_training(BabyAIConfig(tasks=["BabyAI-GoToObjS4-v0"], holdout_fraction=0.25), episodes)
 
 
 def test_each_unseen_instruction_has_a_held_out_phrase_and_each_phrase_occurs() -> None:

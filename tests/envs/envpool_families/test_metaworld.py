@@ -77,7 +77,7 @@ def first_observations(seed: int, resets: int, split: Split = Split.TRAIN) -> li
     return seen
 
 
-@pytest.mark.parametrize("resets", [40, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("resets", [40, pytest.param(1000, marks=pytest.mark.exhaustive)])
 def test_resets_with_equal_seeds_are_equal(resets: int) -> None:
     first, again, other, evaluation = (
         np.stack(first_observations(*arguments))
