@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.fusion import FUSIONS, OPTIONS
-from agents.fusion.base import Fusion, Tokens
+from agents.fusion.base import Fusion, Modulation, Tokens
 from agents.fusion.multiplicative import MultiplicativeInteraction
 from agents.fusion.segments import Segments
 from agents.fusion.spatial import SPATIAL_FUSIONS
@@ -113,14 +113,18 @@ def layer(form: Fusion, index: Tensor) -> Layer:
     samples, count = len(index), int(index.max()) + 1
     x = torch.randn(samples, *(MAP if form.x_size != X else (X,)), requires_grad=True)
     values = torch.randn(count, *([WORDS] if form.reads_tokens else []), Z, requires_grad=True)
-    z = Tokens(values, torch.ones(count, WORDS, dtype=torch.bool)) if form.reads_tokens else values
     parameters = list(form.parameters())
+
+    def make(values: Tensor) -> Modulation:
+        z = Tokens(values, torch.ones(count, WORDS, dtype=torch.bool)) if form.reads_tokens else values
+        return form.condition(z, samples)
+
     with torch.no_grad():
-        made = form.condition(z, samples)
+        made = make(values.detach())
 
     @torch.no_grad()
     def condition() -> float:
-        form.condition(z, samples)
+        make(values.detach())
         return samples
 
     @torch.no_grad()
@@ -129,7 +133,8 @@ def layer(form: Fusion, index: Tensor) -> Layer:
         return samples
 
     def train() -> float:
-        y = form.modulate(x, form.condition(z, samples), Segments(index, count))
+        # Views, because the counter of multiply-adds refuses a leaf as the input of a module.
+        y = form.modulate(x.view_as(x), make(values.view_as(values)), Segments(index, count))
         torch.autograd.grad(y, [x, values, *parameters], torch.ones_like(y))
         return samples
 

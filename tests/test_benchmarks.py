@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from agents.fusion import FUSIONS
 from agents.fusion.multiplicative import MultiplicativeInteraction
+from agents.fusion.spatial import SPATIAL_FUSIONS
 from benchmarks import (
     bound,
     environment,
@@ -192,13 +194,13 @@ def test_extras(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_fusion_layers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.fusion_layers.SHAPES", ((2, 3),))
-    found = rows(capsys, "fusion", "cases=layers", "fusions=mi,film,attention", "rounds=1", "seconds=0.001")
+    found = rows(capsys, "fusion", "cases=layers", "rounds=1", "seconds=0.001")
     by_name = {(row["fusion"], row["contexts"]): row for row in found}
     assert {name for name, _ in by_name} == {
-        *("concat", "mi", "film", "film on the map", "attention on the map"),
+        *(*FUSIONS, *(f"{name} on the map" for name in SPATIAL_FUSIONS)),
         *("mi, outer product", "mi, x first", "mi, weights per sample", "mi, einsum"),
     }
-    assert len(by_name) == len(found) == 9 * 3
+    assert len(by_name) == len(found) == (len(FUSIONS) + len(SPATIAL_FUSIONS) + 4) * 3
     for row in found:
         check_spreads(row, "apply_times_concat", "train_times_concat", "apply_microseconds_per_sample")
     assert [by_name["mi", contexts]["num_contexts"] for contexts in ("constant", "worst")] == [1, 6]
