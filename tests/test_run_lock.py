@@ -151,6 +151,24 @@ def test_new_folder_is_removed_if_it_stays_empty(tmp_path: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == ["file", LOCK]
 
 
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_a_signal_during_slow_imports_removes_a_new_folder_that_is_empty(tmp_path: Path, is_empty: bool) -> None:
+    folder = tmp_path / "parent" / "run"
+    lines = [
+        "import os, signal, sys",
+        "from pathlib import Path",
+        "from agents.cli.signals import slow_imports",
+        "from agents.run.lock import sole_writer",
+        "with sole_writer(folder := Path(sys.argv[1])), slow_imports():",
+        "    pass" if is_empty else "    (folder / 'file').touch()",
+        "    os.kill(os.getpid(), signal.SIGINT)",
+        "    sys.exit(0)",
+    ]
+    process = subprocess.run([sys.executable, "-c", "\n".join(lines), str(folder)], cwd=ROOT, check=False)
+    assert process.returncode == 130
+    assert (tmp_path / "parent").exists() == folder.exists() == (not is_empty)
+
+
 def test_waiting_process_locks_the_recreated_folder(tmp_path: Path) -> None:
     """The first holder removes the folder that it created, so the waiting process must create and lock it again."""
     run = tmp_path / "run"

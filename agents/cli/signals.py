@@ -33,6 +33,9 @@ _ONE_REQUEST_SECONDS = 1.0
 """Signals within this time are one request: `timeout` signals a program and its group, systemd sends SIGTERM and SIGHUP, and Linux sends
 a parent-death signal for each thread of the parent."""
 
+_CLEANUPS: list[Callable[[], object]] = []
+"""See `cleaned_when_left`."""
+
 
 def handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
     """Sets `handler` for all SIGNALS except ignored ones, as under `nohup` or as a background job of a shell."""
@@ -51,8 +54,26 @@ def ignore_signals() -> None:
 
 
 def leave_at_signals(code: int = INTERRUPTED) -> None:
-    """Makes signals end the process at once. For times when there is nothing to save."""
-    handle_signals(lambda number, frame: os._exit(code))
+    """Makes signals end the process at once, after the cleanups of `cleaned_when_left`. For times when there is nothing to save."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        try:
+            for cleanup in reversed(_CLEANUPS):
+                cleanup()
+        finally:
+            os._exit(code)
+
+    handle_signals(leave)
+
+
+@contextlib.contextmanager
+def cleaned_when_left(cleanup: Callable[[], object]) -> Iterator[None]:
+    """Calls `cleanup` if a signal ends the process at once within the block (`leave_at_signals`), which runs no `finally`."""
+    _CLEANUPS.append(cleanup)
+    try:
+        yield
+    finally:
+        _CLEANUPS.remove(cleanup)
 
 
 def begin_program() -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from agents.cli.signals import cleaned_when_left
 from agents.cli.terminal import warn
 from system.errors import InputError, RunError
 from system.files import check_links, open_ordinary
@@ -67,7 +68,8 @@ class FolderLock:
 
 @contextlib.contextmanager
 def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterator[FolderLock]:
-    """Locks a folder for this process, and creates it if missing. A new folder that stays empty is removed at the end.
+    """Locks a folder for this process, and creates it if missing. A new folder that stays empty is removed at the end, also when a
+    signal ends the process during its slow imports.
 
     The lock is reentrant: it is released when the outermost context ends. `key` is the key of the command line that named the folder.
     Raises InputError if another process holds the lock (`wait` waits for it instead), if the folder cannot be written, or if a link leads
@@ -78,22 +80,29 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
     if name in _LOCKS:
         yield _LOCKS[name]
         return
-    try:
-        check_links(folder)
-        lock = FolderLock(folder, _open_locked(folder, key, wait))
-        _LOCKS[name] = lock
-        try:
-            yield lock
-        finally:
-            del _LOCKS[name]
-            with contextlib.suppress(OSError):
-                if made and os.listdir(folder) == [LOCK]:
-                    (folder / LOCK).unlink()
-            lock.release()
-    finally:
+
+    def discard() -> None:
+        """Removes the folders that are new and stayed empty."""
         with contextlib.suppress(OSError):
+            # Only the file of this process, which a forked child does not hold.
+            if made and name in _LOCKS and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
             for path in made:
                 path.rmdir()
+
+    with cleaned_when_left(discard):
+        try:
+            check_links(folder)
+            lock = FolderLock(folder, _open_locked(folder, key, wait))
+            _LOCKS[name] = lock
+            try:
+                yield lock
+            finally:
+                discard()
+                del _LOCKS[name]
+                lock.release()
+        finally:
+            discard()
 
 
 def is_locked(folder: Path) -> bool:

@@ -172,6 +172,7 @@ def test_ctrl_c_ends_a_study_and_its_processes_without_a_traceback(tmp_path: Pat
         _, error = process.communicate(timeout=60)
         assert process.returncode == 130 and error == "interrupted: the same command resumes\n"
         # The resource tracker of multiprocessing ends a moment later.
+        until = time.monotonic() + 120
         with pytest.raises(ProcessLookupError):
             while time.monotonic() < until:
                 os.killpg(process.pid, 0)

@@ -200,7 +200,7 @@ def tier(task: str) -> Any:
     return pytest.param(task, marks=marks)
 
 
-@pytest.mark.parametrize("task", map(tier, COMMON))
+@pytest.mark.parametrize("task", [tier(task) for task in COMMON])
 def test_the_engines_differ_exactly_in_the_levels_of_the_tables(task: str) -> None:
     states = {engine: first_states(engine, task) for engine in ENGINES}
     found = differences(*(list(map(counts, states[engine])) for engine in ENGINES))
