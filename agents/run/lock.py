@@ -93,16 +93,13 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
     with cleaned_when_left(discard):
         try:
             check_links(folder)
-            lock = FolderLock(folder, _open_locked(folder, key, wait))
-            _LOCKS[name] = lock
-            try:
-                yield lock
-            finally:
-                discard()
-                del _LOCKS[name]
-                lock.release()
+            _LOCKS[name] = FolderLock(folder, _open_locked(folder, key, wait))
+            yield _LOCKS[name]
         finally:
             discard()
+            # None if the folder could not be locked.
+            if lock := _LOCKS.pop(name, None):
+                lock.release()
 
 
 def is_locked(folder: Path) -> bool:

@@ -48,7 +48,7 @@ LEAST_DEVIATIONS = {"grid, default suite": 0.1, "impoola, Breakout": 0.003}
 BEHIND_THE_TORSO = tuple(
     suite for suite in SUITES if suite not in ("deep, ViZDoom", "impoola, ViZDoom", "impoola, Breakout")
 )
-"""Suites for core and fusion, which see the torso's features alone. Those of the three large torsos left out are tested by themselves."""
+"""Suites for the tests of core and fusion. The features of the other three have the sizes and deviations that the torso's test demands."""
 WITH_A_MAP = ("grid, default suite", "shallow, Breakout", "deep, Breakout")
 
 
